@@ -1,0 +1,185 @@
+"""The words of the house: frozen values that cross its floors. No I/O, no behaviour beyond their checks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+FOLDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
+RESERVED_FOLDERS: Final = frozenset({"global", "inbox", "project", "extra", "trash"})
+"""Names that would read as something else beside the groups' folders. Compared in lower case."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A registered chat. `folder` is its identity everywhere inside the house."""
+
+    folder: str
+    channel: str
+    chat: str
+    """The channel's own id of the chat."""
+    name: str
+    """What people call it; never identity."""
+    is_main: bool = False
+    needs_trigger: bool = False
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message as a channel delivered it, checked for shape and size but written by anyone."""
+
+    channel: str
+    id: str
+    """The channel's own id: (channel, id) is unique, and a repeat is not stored twice."""
+    chat: str
+    sender: str
+    """The channel's id of the person; identity."""
+    sender_name: str
+    text: str
+    sent_at: float
+    """Seconds since the epoch, by the sender's clock."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A message on disk. `seq` orders all messages of this home, by arrival."""
+
+    seq: int
+    message: Message
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """One row of the outbox: something to be said to a chat, S3 until the channel acks it."""
+
+    id: int
+    group: str
+    channel: str
+    chat: str
+    text: str
+    turn: str
+    kind: str
+    """`reply` (ends a turn), `say` (during one) or `error` (the turn failed; the text says why)."""
+    upto: int
+    """Highest message seq that the turn had seen; the reply answers all up to it."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """The sandbox image in the cache. `id` is `sha256:<hex>`, the digest of its config: its content."""
+
+    id: str
+    archive: Path
+    """docker-archive tar."""
+    rootfs: Path
+    """Unpacked, for engines that take a folder; may not exist before `parcels.unpack_rootfs`."""
+    build: str
+    """Digest of the runner's sources in it, as `Hello.build` reports."""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A host folder in the sandbox. `identity` is (st_dev, st_ino) as the host opened and judged it."""
+
+    source: Path
+    target: str
+    readonly: bool
+    identity: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one sandbox may use; the engine enforces it, `Hello.checks` and the drill read it back."""
+
+    # A turn is a Python with the model's SDK (about 90 MB) plus what the tools run.
+    memory_bytes: int = 1024 * 1024 * 1024
+    # Enough for a compiler or a package install; a fork bomb ends here.
+    processes: int = 256
+    cpus: float = 2.0
+    # Largest single file the agent can write.
+    file_bytes: int = 1024 * 1024 * 1024
+    tmp_bytes: int = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything an engine needs to start one sandbox. Holds no secret, ever: it becomes an argv."""
+
+    name: str
+    """Unique: `nanoclaw-<install>-<random>`."""
+    install: str
+    """Id of this home, the label by which orphans are found."""
+    group: str
+    image: Image
+    mounts: tuple[Mount, ...]
+    resources: Resources
+    uid: int
+    gid: int
+    deadline_seconds: int
+    """The runner exits by itself this long after it started without a payload."""
+    proxy: bool = False
+    """Whether tools are given the forwarder on 127.0.0.1."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start one sandbox, as plain data: an argv, and the contents of the fds it names.
+
+    An argument `{fd:N}` stands for the number of an inherited fd from which `inputs[N]` can be read.
+    """
+
+    argv: tuple[str, ...]
+    inputs: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class Enforcement:
+    """What an engine was seen to enforce on this machine. `missing` is control → why not."""
+
+    engine: str
+    version: str
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the model answers."""
+
+    base_url: str
+    host: str
+    port: int
+    tls: bool
+
+
+@dataclass(frozen=True)
+class AllowedHost:
+    """A host that tools may reach. `ports` empty means 80 and 443; `networks` are the only non-global
+    ranges that its addresses may lie in (CIDR), empty: global addresses only."""
+
+    pattern: str
+    """A host name in lower case, or `*.` and a suffix."""
+    ports: tuple[int, ...] = ()
+    networks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The audit row of one stream, allowed or refused."""
+
+    group: str
+    turn: str
+    kind: str
+    """`model` or `tool`."""
+    host: str
+    port: int
+    address: str
+    """The address connected to; empty where it never came to that."""
+    sent: int
+    """Bytes from the container outwards."""
+    received: int
+    outcome: str
+    """`closed` (normally), `refused: …`, `failed: …` or `cut` (the turn ended first)."""
+    started_at: float
+    seconds: float
