@@ -163,8 +163,9 @@ class Hello:
     build: str
     """Digest of the runner's sources, written at image build; a host of another build refuses it."""
     checks: dict[str, int]
-    """Read back from the kernel: `pid`, `uid`, `gid`, `dumpable`, `cap_eff`, `cap_bnd`, `no_new_privs`, `seccomp`
-    (0 off, 2 filter), `core_limit`, `interfaces` (network interfaces other than loopback), `nproc_limit`, `as_limit`, `fsize_limit` (-1: none)."""
+    """Read back from the kernel: `pid`, `uid`, `gid`, `dumpable`, `cap_eff`, `cap_bnd`, `no_new_privs`,
+    `seccomp` (0 off, 2 filter), `core_limit`, `interfaces` (network interfaces other than loopback),
+    `nproc_limit`, `as_limit`, `fsize_limit` (-1: none)."""
     mounts: dict[str, str]
     """Mount point under /workspace → `st_dev:st_ino` in decimal."""
 
@@ -395,11 +396,13 @@ def _check_data(where: str, value: Any) -> bytes:
     return data
 
 
-def _check_container(where: str, hint: types.GenericAlias, value: Any) -> Any:
-    if not isinstance(value, hint.__origin__):
-        raise PeerError(f"{where}: not {hint.__origin__.__name__}")
-    items, kind = (value.values(), hint.__args__[1]) if isinstance(value, dict) else (value, hint.__args__[0])
-    wanted = kind.__origin__ if isinstance(kind, types.GenericAlias) else kind
+def _check_container(where: str, hint: Any, value: Any) -> Any:
+    outer = typing.get_origin(hint)
+    if type(value) is not outer:
+        raise PeerError(f"{where}: not {outer.__name__}")
+    # A dict's keys are strings already: JSON has no others.
+    items, kind = (value.values(), hint.__args__[1]) if outer is dict else (value, hint.__args__[0])
+    wanted = typing.get_origin(kind) or kind
     if any(type(item) is not wanted for item in items):
         raise PeerError(f"{where}: not {hint}")
     _check_scalars(where, value)
