@@ -341,7 +341,6 @@ def test_the_server_is_given_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) ->
         process = rehearsal._process
         assert process is not None
         for name in ("environ", "cmdline"):
-            with open(f"/proc/{process.pid}/{name}", "rb") as f:  # noqa: PTH123
-                assert b"sk-ant" not in f.read()
+            assert b"sk-ant" not in Path(f"/proc/{process.pid}/{name}").read_bytes()
     finally:
         rehearsal.stop()
