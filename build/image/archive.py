@@ -77,7 +77,7 @@ def write(out: IO[bytes], config_bytes: bytes, stack: dict[str, Layer]) -> None:
     """`ValueError` if a layer's bytes are no longer those of its digest (a damaged older image)."""
     name = f"{hashlib.sha256(config_bytes).hexdigest()}.json"
     manifest = [{"Config": name, "RepoTags": [TAG], "Layers": [layer_name(x.digest) for x in stack.values()]}]
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT, copybufsize=1 << 20) as tar:
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for path, content in (("manifest.json", _json(manifest)), (name, config_bytes)):
             member, data = layers.file_entry(path, content)
             tar.addfile(layers.normalised(member), io.BytesIO(data))
@@ -86,7 +86,7 @@ def write(out: IO[bytes], config_bytes: bytes, stack: dict[str, Layer]) -> None:
             member.size = layer.size
             with layer.open() as source:
                 hashed = _Hashed(source)
-                tar.addfile(layers.normalised(member), hashed)  # type: ignore[arg-type]  # it only reads
+                tar.addfile(layers.normalised(member), hashed)
             if hashed.sha256.hexdigest() != layer.digest:
                 raise ValueError(f"{layer.path}: layer {layer.digest[:12]} is damaged")
 
@@ -98,7 +98,7 @@ class _Hashed:
         self._source = source
         self.sha256 = hashlib.sha256()
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         data = self._source.read(size)
         self.sha256.update(data)
         return data

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ DROPPED: Final = re.compile(
             r"dev/.",  # the engine brings its own; device nodes cannot be unpacked by an ordinary user
             r"(run|tmp|home|root)/.",
             # Copyright notices stay: whoever passes the image on has to pass them on too.
-            r"usr/share/doc/.*(?<!/copyright)$",
+            r"usr/share/doc/[^/]+/(?!copyright$)",
             r"usr/share/(man|info|locale|lintian|bug|menu|gitweb|zsh|bash-completion|pixmaps|applications|doc-base)/",
             r"usr/share/(polkit-1|binfmts|pam-configs|debconf|python3/debpython)/",
             # perl-base is essential to Debian and handy in a shell. The full perl is there for git
@@ -89,7 +90,13 @@ def build(architecture: str, layer: IO[bytes], say: Callable[[str], None]) -> No
     argv = mmdebstrap_argv(architecture, as_root=os.geteuid() == 0, customize=CUSTOMIZE.read_text())
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(layers.EPOCH), "LC_ALL": "C"}
     process = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd="/"
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        cwd="/",
+        start_new_session=True,  # when its reader fails, it kills its whole process group: let that not be ours
     )
     assert process.stdout and process.stderr
     last_words: list[str] = []
@@ -102,11 +109,23 @@ def build(architecture: str, layer: IO[bytes], say: Callable[[str], None]) -> No
     except tarfile.TarError as e:  # it ended early: its exit status and words say more
         broken = e
     finally:
-        process.stdout.close()
-        status = process.wait()
+        status = _end(process)
         listener.join()
     if status or broken:
         raise RuntimeError("\n".join([f"mmdebstrap failed with status {status}", *last_words[-15:]]))
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """Wait for its end; when this is left by an error or Ctrl-C, ask for it. It then clears its work away."""
+    assert process.stdout
+    if sys.exc_info()[0] is not None:
+        process.terminate()
+    process.stdout.close()
+    try:
+        return process.wait(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def _reduced(debian: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:

@@ -57,7 +57,7 @@ def main() -> int:
             raise
         return _failed(f"{e.filename} is not installed", "apt-get install mmdebstrap uidmap")
     except (RuntimeError, ValueError) as e:
-        return _failed(str(e), "the lines above it say which step failed; a second try continues after the last good one")
+        return _failed(str(e), "see which step it was; a second try continues after the last good one")
     return 0
 
 

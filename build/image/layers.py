@@ -16,9 +16,15 @@ Entry = tuple[tarfile.TarInfo, IO[bytes] | None]
 
 
 def write(layer: IO[bytes], entries: Iterable[Entry]) -> None:
-    with tarfile.open(fileobj=layer, mode="w", format=tarfile.GNU_FORMAT, copybufsize=1 << 20) as tar:
+    """`ValueError` for an entry whose folder or hard link's target was left out: that layer would not unpack."""
+    written = {""}
+    with tarfile.open(fileobj=layer, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8") as tar:
         for member, content in entries:
+            needs = {member.name.rpartition("/")[0], member.linkname if member.islnk() else ""}
+            if not needs <= written:
+                raise ValueError(f"{member.name} needs {needs - written}, which the recipe leaves out")
             tar.addfile(normalised(member), content)
+            written.add(member.name)
 
 
 def normalised(member: tarfile.TarInfo) -> tarfile.TarInfo:

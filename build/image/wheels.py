@@ -54,15 +54,18 @@ def unpack_python(base: IO[bytes], root: Path) -> None:
     """Of the base layer, what it takes to run its Python in a chroot: the interpreter and the C libraries."""
     with tarfile.open(fileobj=base, mode="r:") as debian:
         for member in debian:
-            top = "/" not in member.name and not member.isreg()
-            if top or member.name.startswith(("usr/bin/python3", "usr/lib64", "usr/lib/")) and _python_needs(member):
+            if _python_needs(member):
                 debian.extract(member, root, set_attrs=False)
                 if member.isreg():
                     (root / member.name).chmod(member.mode)
 
 
 def _python_needs(member: tarfile.TarInfo) -> bool:
-    return member.isdir() or "/python3" in member.name or ".so" in member.name
+    if not member.name.startswith("usr/"):
+        return not member.isreg()  # /lib, /lib64 and the like, which are links
+    return member.name.startswith(("usr/bin/python3", "usr/lib/python3")) or (
+        member.name.startswith(("usr/lib", "usr/lib64")) and (member.isdir() or ".so" in member.name)
+    )
 
 
 def compile_inside(root: Path, *folders: str) -> None:
