@@ -20,4 +20,8 @@ class UserError(Exception):
 
 
 class EngineError(Exception):
-    """The container engine failed or does not answer: back off, retry, or tell the person."""
+    """The container engine failed or does not answer: back off, retry, or tell the person, with its hints."""
+
+    def __init__(self, error: str, *hints: str) -> None:
+        super().__init__(error)
+        self.hints = hints

@@ -1,0 +1,42 @@
+"""Which engine this machine has: the first that answers a real probe, or the one that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from host.engines.base import Engine
+from host.engines.bubblewrap import Bubblewrap
+from host.engines.docker import Docker
+from host.errors import EngineError, UserError
+from host.model import Enforcement
+
+# In the order of preference: an engine that bounds memory for a whole sandbox comes before one that cannot.
+ENGINES: Final[dict[str, Callable[[], Engine]]] = {"docker": Docker, "bubblewrap": Bubblewrap}
+
+
+def choose(name: str) -> tuple[Engine, Enforcement]:
+    """The engine called `name`, or for `auto` the first that works here, and what it enforces.
+
+    `UserError` for a name there is no engine of, `EngineError` when none works: there is no falling back to
+    running without a sandbox.
+    """
+    if name == "auto":
+        return _first()
+    if name not in ENGINES:
+        raise UserError(f"there is no engine called {name!r}", f"choose one of: auto, {', '.join(ENGINES)}", status=2)
+    engine = ENGINES[name]()
+    return engine, engine.probe()
+
+
+def _first() -> tuple[Engine, Enforcement]:
+    reasons: list[str] = []
+    hints: list[str] = []
+    for make in ENGINES.values():
+        engine = make()
+        try:
+            return engine, engine.probe()
+        except EngineError as e:
+            reasons.append(str(e))
+            hints.extend(e.hints)
+    raise EngineError("nothing here can run a sandbox: " + "; ".join(reasons), *hints)
