@@ -42,6 +42,10 @@ class Rehearsal:
         self._process.stdin.flush()
         return Endpoint(f"http://127.0.0.1:{port}", "127.0.0.1", port, tls=False)
 
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def stop(self) -> None:
         """Close the lease; kill what does not heed it. Never hangs, and may be called twice."""
         process, self._process = self._process, None

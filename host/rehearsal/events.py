@@ -21,9 +21,12 @@ class Event:
     data: dict[str, Any]
     wait: float = 0.0
     """Seconds to wait before it is sent."""
+    cut: bool = False
+    """Whether its JSON breaks off."""
 
     def encode(self) -> bytes:
         body = json.dumps({"type": self.name, **self.data}, separators=(",", ":"))
+        body = body[:-1] if self.cut else body
         return f"event: {self.name}\ndata: {body}\n\n".encode()
 
 
@@ -53,6 +56,8 @@ def stream(answer: Answer) -> Iterator[Event]:
         if answer.ending != "whole" and index == len(answer.blocks) - 1:
             break
         yield Event("content_block_stop", {"index": index})
+    if answer.ending == "garbage":
+        yield Event("content_block_delta", {}, cut=True)
     if answer.ending == "error":
         error = {"type": "overloaded_error", "message": "rehearsal: overloaded in the middle"}
         yield Event("error", {"error": error})

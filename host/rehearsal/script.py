@@ -7,6 +7,7 @@ path as a model does, and the same conversation always gets the same answer.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import html
 import json
@@ -62,8 +63,8 @@ class Answer:
     stop_reason: str
     input_tokens: int
     ending: str = "whole"
-    """`whole`; `truncate` (a clean end before `message_stop`), `break` (the connection is cut) or `error`
-    (an SSE error event): the ways in which a stream can fail in the middle."""
+    """`whole`; `truncate` (a clean end before `message_stop`), `break` (the connection is cut), `error` (an SSE
+    error event) or `garbage` (an event that is not JSON): the ways in which a stream can fail in the middle."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ FAILURES: Final[dict[str, ApiError]] = {
     "500": ApiError(500, "api_error", "rehearsal: internal server error"),
     "529": ApiError(529, "overloaded_error", "rehearsal: overloaded"),
 }
-ENDINGS: Final = ("truncate", "break", "error")
+ENDINGS: Final = ("truncate", "break", "error", "garbage")
 STOPS: Final = {"refuse": "refusal", "length": "max_tokens"}
 KINDS: Final = (*FAILURES, *ENDINGS, *STOPS)
 
@@ -104,11 +105,23 @@ class Recall:
 
 
 @dataclass(frozen=True)
+class Recite:
+    """Show the system prompt: what the agent was told besides the conversation."""
+
+
+@dataclass(frozen=True)
+class TellKey:
+    """Say the key that this request came with: a model that was turned would. The host has to catch it."""
+
+    form: str
+
+
+@dataclass(frozen=True)
 class Use:
     tool: str
     input: dict[str, Any]
     after: str = ""
-    """What to say when it went well; empty: show the result, None of it if `quiet`."""
+    """What to say when it went well; empty: show the result, or nothing if `quiet`."""
     quiet: bool = False
 
 
@@ -118,7 +131,7 @@ class Fail:
     times: int
 
 
-Step = Speak | Recall | Use | Fail
+Step = Speak | Recall | Recite | TellKey | Use | Fail
 
 
 def _remember(match: re.Match[str]) -> Step:
@@ -155,6 +168,8 @@ GRAMMAR: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Step | Non
         (r"write\s+(?P<file>[^:]*[^:\s])\s*:\s*(?P<text>.*)", _write),
         (r"remember\s+(?:that\s+)?(?P<text>\S.*)", _remember),
         (r"what\s+do\s+you\s+remember\s*\??", lambda m: Recall()),
+        (r"recite what you were told\W*", lambda m: Recite()),
+        (r"tell your key(?:\s+as\s+(?P<form>base64|hex|plain))?\W*", lambda m: TellKey((m["form"] or "plain").lower())),
         (r"repeat\s+(?P<text>\S.*)", lambda m: Speak(m["text"])),
         (
             r"say\s+(?P<text>\S.*?)\s+first\W*",
@@ -211,12 +226,13 @@ class Turn:
     """Id → text, whether it is an error."""
 
 
-def answer(untrusted_request: Any, attempt: int = 0) -> Answer | ApiError:
-    """The answer to one request; `attempt` counts earlier requests with the same body (retries)."""
+def answer(untrusted_request: Any, attempt: int = 0, key: str = "") -> Answer | ApiError:
+    """The answer to one request. `attempt` counts earlier requests with the same body (retries); `key` is
+    the one that it came with."""
     try:
         messages = _messages(untrusted_request)
         tools = {tool["name"] for tool in untrusted_request.get("tools") or []}
-        return _reply(untrusted_request, _read_turn(messages), tools, attempt)
+        return _reply(untrusted_request, _read_turn(messages), tools, attempt, key)
     except (KeyError, TypeError, AttributeError, ValueError) as e:
         # The shapes that a request may have are many and only those above are read: any other is the
         # caller's mistake, and is told to it the way the real API tells it.
@@ -284,7 +300,7 @@ def _result_text(block: dict[str, Any]) -> str:
 # --- the answer -------------------------------------------------------------------------------------
 
 
-def _reply(request: dict[str, Any], turn: Turn, tools: set[str], attempt: int) -> Answer | ApiError:
+def _reply(request: dict[str, Any], turn: Turn, tools: set[str], attempt: int, key: str) -> Answer | ApiError:
     size = len(json.dumps(request)) // 4
     blocks: list[Text | ToolUse] = []
     for step in _due(turn):
@@ -295,7 +311,7 @@ def _reply(request: dict[str, Any], turn: Turn, tools: set[str], attempt: int) -
         if isinstance(step, Use) and step.tool in tools:
             blocks.append(ToolUse(_tool_id(request), step.tool, step.input))
             return Answer(tuple(blocks), "tool_use", size)
-        blocks.extend(_spoken(step, request))
+        blocks.extend(_spoken(step, request, key))
     return Answer(tuple(blocks) or (Text("Done."),), "end_turn", size)
 
 
@@ -320,11 +336,15 @@ def _about_result(step: Use, result: str, is_error: bool) -> Iterator[Step]:
         yield Speak(result[:SHOWN] or "(no output)")
 
 
-def _spoken(step: Step, request: dict[str, Any]) -> Iterator[Text]:
+def _spoken(step: Step, request: dict[str, Any], key: str) -> Iterator[Text]:
     if isinstance(step, Speak):
         yield Text(step.text, step.seconds)
     elif isinstance(step, Recall):
         yield Text(recall(_system_text(request)))
+    elif isinstance(step, Recite):
+        yield Text(_system_text(request)[:SHOWN] or "I was told nothing.")
+    elif isinstance(step, TellKey):
+        yield Text(_told(key, step.form) if key else "This request came without a key.")
     elif isinstance(step, Use):
         yield Text(f"I would use the tool {step.tool}, but this turn does not offer it.")
 
@@ -346,6 +366,15 @@ def _tool_id(request: dict[str, Any]) -> str:
 def _system_text(request: dict[str, Any]) -> str:
     system = request.get("system") or ""
     return system if isinstance(system, str) else "\n".join(block["text"] for block in system)
+
+
+def _told(key: str, form: str) -> str:
+    data = key.encode()
+    if form == "hex":
+        return data.hex()
+    if form == "base64":  # in each of the three ways in which it can fall on base64's groups of three bytes
+        return "\n".join(base64.b64encode(b"x" * shift + data).decode() for shift in range(3))
+    return key
 
 
 def recall(system: str) -> str:

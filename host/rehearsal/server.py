@@ -98,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
         except (ValueError, RecursionError):
             self._send_error(ApiError(400, script.BAD_REQUEST, "rehearsal: the body is not JSON"))
             return
-        answer = script.answer(untrusted_request, self.server.attempt(untrusted_body))
+        answer = script.answer(untrusted_request, self.server.attempt(untrusted_body), self._key())
         if isinstance(answer, ApiError):
             self._send_error(answer)
         elif untrusted_request.get("stream") is True:
