@@ -1,0 +1,29 @@
+# shellcheck shell=bash
+# What tests and checks need beyond `lib.sh`; sourced, never run.
+
+# The environment with the development lock in it.
+ensure_dev() {
+    local ready=$ROOT/.venv/dev packages
+    venv_ready && cmp -s "$ROOT/requirements/dev.txt" "$ready" && return
+    (
+        one_at_a_time
+        mapfile -t packages < <(missing_packages python)
+        [ ${#packages[@]} -eq 0 ] || install_packages "the tests need packages: ${packages[*]}" "${packages[@]}"
+        ensure_venv
+        say "installing the locked packages for development"
+        "$ROOT/.venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --require-hashes \
+            --no-deps --requirement "$ROOT/requirements/dev.txt" >&2
+        cp "$ROOT/requirements/dev.txt" "$ready"
+    )
+}
+
+# The model server that the agent's tests run against: an npm package, so it needs Node 20 or newer.
+ensure_aimock() {
+    local place=$ROOT/tests/fakes/aimock
+    cmp -s "$place/package-lock.json" "$place/node_modules/installed-lock.json" && return
+    { has npm && has node; } || { say "npm is not installed"; return 1; }
+    [ "$(node -p 'parseInt(process.versions.node)')" -ge 20 ] || { say "node is older than 20"; return 1; }
+    say "installing aimock"
+    npm ci --prefix "$place" --no-audit --no-fund --ignore-scripts --loglevel=error >&2 || return 1
+    cp "$place/package-lock.json" "$place/node_modules/installed-lock.json"
+}
