@@ -64,7 +64,8 @@ def bwrap_argv(spec: Spec, *, root: bool, program: str = "bwrap", others: int = 
         "--perms", "1777", "--size", str(r.tmp_bytes), "--tmpfs", "/tmp",  # noqa: S108
         # The folder that the mount points of host folders were made in.
         "--remount-ro", "/workspace",
-        "--chdir", WORKDIR,
+        # Root without its capabilities may not even enter another user's folder: `become` does it then.
+        *(() if root else ("--chdir", WORKDIR)),
         # Nothing filters system calls unless it is told to.
         "--seccomp", "{fd:1}",
         "--",
@@ -96,14 +97,17 @@ def become(uid: int, gid: int) -> tuple[str, ...]:
     return (
         "/usr/bin/setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--bounding-set=-all",
         "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--pdeathsig", "KILL",
+        "/usr/bin/env", f"--chdir={WORKDIR}",
     )  # fmt: skip
 
 
 def host_paths(spec: Spec) -> bytes:
     """The options that name host paths, NUL-separated. Any path can be said: only a NUL could not."""
     options = ["--ro-bind", str(spec.image.rootfs), "/", "--tmpfs", "/workspace"]
+    # bwrap makes mount points itself, but a parent as closed as the source's own parents are.
+    options += ["--perms", "0755", "--dir", "/workspace/extra"]
     for mount in spec.mounts:
-        # bwrap makes the mount point, and, unlike docker's on older engines, its read-only is recursive.
+        # Unlike docker's on older engines, this read-only is recursive.
         options += ["--ro-bind" if mount.readonly else "--bind", str(mount.source), mount.target]
     return b"".join(os.fsencode(option) + b"\0" for option in options)
 
@@ -128,7 +132,7 @@ class Bubblewrap:
         return Enforcement("bubblewrap", version, missing_controls())
 
     def load(self, image: Image, progress: Callable[[str], None]) -> None:
-        for name in ("usr/bin/python3", "usr/bin/prlimit", "usr/bin/choom", "usr/bin/setpriv"):
+        for name in ("usr/bin/python3", "usr/bin/prlimit", "usr/bin/choom", "usr/bin/setpriv", "usr/bin/env"):
             if not os.path.lexists(image.rootfs / name):
                 raise EngineError(f"the sandbox image in {image.rootfs} has no {name}",
                                   "remove that folder; it is unpacked again")  # fmt: skip

@@ -39,7 +39,13 @@ LOAD_SECONDS: Final = 900.0
 PROXY_VARIABLES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 
 
-def run_argv(spec: Spec, program: str = "docker") -> tuple[str, ...]:
+# Only the folder that was judged, not what is mounted beneath it: on older engines `readonly` does not reach such
+# submounts, and the agent wrote to them. Docker 25 gave the field another name and complains of the old one.
+NOT_RECURSIVE: Final = "bind-nonrecursive=true"
+NOT_RECURSIVE_25: Final = "bind-recursive=disabled"
+
+
+def run_argv(spec: Spec, program: str = "docker", not_recursive: str = NOT_RECURSIVE) -> tuple[str, ...]:
     """The whole command line. Each flag has its reason beside it.
 
     Not here: `--init` (see `start_command`), `-v` (creates missing sources as root, and splits at colons),
@@ -81,10 +87,13 @@ def run_argv(spec: Spec, program: str = "docker") -> tuple[str, ...]:
         "--init=false",
         "--stop-timeout", "2",
         "--hostname", HOSTNAME,
+        # Else docker copies the host's resolver settings in, which name the network that it is in. This address
+        # is one for documentation, and without an interface nothing is sent to it.
+        "--dns", "192.0.2.1", "--dns-search", ".",
         "--workdir", WORKDIR,
         *[item for pair in ENVIRONMENT.items() for item in ("-e", "=".join(pair))],
         *[item for name in PROXY_VARIABLES for item in ("-e", name, "-e", name.lower())],
-        *[item for mount in spec.mounts for item in ("--mount", mount_value(mount))],
+        *[item for mount in spec.mounts for item in ("--mount", mount_value(mount, not_recursive))],
         # By id, never by tag: a tag can be moved.
         spec.image.id,
         *start_command(spec),
@@ -96,7 +105,7 @@ def cpus(wanted: float) -> float:
     return min(wanted, float(os.cpu_count() or 1))
 
 
-def mount_value(mount: Mount) -> str:
+def mount_value(mount: Mount, not_recursive: str = NOT_RECURSIVE) -> str:
     """The value of `--mount`: CSV, so every field that holds a path is quoted. Unquoted, a comma in a folder's
     name mounted another folder."""
     fields = [
@@ -105,9 +114,7 @@ def mount_value(mount: Mount) -> str:
         _quoted(f"target={mount.target}"),
         # Mounts that come and go on the host do not show inside.
         "bind-propagation=rprivate",
-        # Only the folder that was judged, not what is mounted beneath it: on older engines `readonly` does not
-        # reach such submounts, and the agent wrote to them.
-        "bind-nonrecursive=true",
+        not_recursive,
     ]
     if mount.readonly:
         fields.append("readonly")
@@ -128,7 +135,8 @@ class Docker:
     def __init__(self, program: str | None = None) -> None:
         self.program = program or find("docker") or "docker"
         self._filters_calls = True
-        """Whether its containers run under a seccomp profile. Known after `probe`."""
+        """Whether its containers run under a seccomp profile. Known after `probe`, as the next."""
+        self._not_recursive = NOT_RECURSIVE
 
     # --- what it can ---------------------------------------------------------------------------------
 
@@ -140,6 +148,7 @@ class Docker:
         _refuse_unusable(info)
         missing = missing_controls(info)
         self._filters_calls = "system call filter" not in missing
+        self._not_recursive = NOT_RECURSIVE_25 if _client_major(info) >= 25 else NOT_RECURSIVE
         return Enforcement("docker", str(info["ServerVersion"]), missing)
 
     def load(self, image: Image, progress: Callable[[str], None]) -> None:
@@ -154,7 +163,7 @@ class Docker:
             raise EngineError(f"docker loaded the image {image.archive}, but has no {image.id} now: it said {words!r}")
 
     def launch(self, spec: Spec) -> Launch:
-        return Launch(run_argv(spec, self.program))
+        return Launch(run_argv(spec, self.program, self._not_recursive))
 
     def claims(self, spec: Spec) -> dict[str, int]:
         return {"fsize_limit": spec.resources.file_bytes} | ({"seccomp": 2} if self._filters_calls else {})
@@ -241,6 +250,13 @@ def _info(answer: Answer) -> dict[str, Any]:
         )
     raise EngineError(f"docker is installed, but its daemon does not answer: {why[:300]}",
                       "start it: sudo systemctl start docker")  # fmt: skip
+
+
+def _client_major(info: dict[str, Any]) -> int:
+    """Major version of the command line program; 0 for those that are too old to tell."""
+    version = str((info.get("ClientInfo") or {}).get("Version", ""))
+    major = version.partition(".")[0]
+    return int(major) if major.isdecimal() else 0
 
 
 def _refuse_unusable(info: dict[str, Any]) -> None:
