@@ -1,0 +1,69 @@
+"""From the first breath to the last: seal, hello, payload, turn, exit."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from runner import children, protocol, seal, text
+from runner.wire import EXIT_BUG, EXIT_LATE, Deadline, Wire, leave, take_stdio
+
+
+def main(argv: list[str]) -> NoReturn:
+    parser = argparse.ArgumentParser(prog="runner")
+    parser.add_argument("--deadline", type=float, required=True, help="seconds to wait for a turn")
+    parser.add_argument("--proxy", action="store_true", help="give tools a proxy on 127.0.0.1")
+    options = parser.parse_args(argv)
+    hello = seal.hello()
+    if wrong := seal.faults(hello.checks):
+        sys.stderr.write(f"runner: not sealed: {'; '.join(wrong)}\n")
+        sys.exit(EXIT_BUG)
+    serve(hello, options.deadline, proxied=options.proxy)
+
+
+def serve(hello: protocol.Hello, deadline_seconds: float, *, proxied: bool) -> NoReturn:
+    """Say hello on the pipe that stdin and stdout are, wait for one turn, and carry it out."""
+    if os.getpid() == 1:
+        # As PID 1 a signal without a handler is one that the agent's processes cannot send.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        children.start_reaping()
+    os.environ.clear()
+    os.environ["HOME"] = "/nonexistent"  # nothing that the agent writes under its own home is ours to read
+    wire = Wire(*take_stdio())
+    deadline = Deadline(deadline_seconds, lambda: leave(EXIT_LATE))
+    wire.start()
+    wire.send(hello)
+    # The model's SDK takes a second or two to import: that is done by the time the payload comes.
+    from runner import work
+
+    turn = wire.turns.get()
+    deadline.extend(turn.limits.seconds, lambda: wire.finish(_out_of_time(turn.limits.seconds)))
+    wire.finish(carry_out(lambda: work.run(turn, wire, proxied=proxied)))
+
+
+def carry_out(run: Callable[[], protocol.Done]) -> protocol.Done | protocol.Failed:
+    from runner.failures import TurnError
+
+    try:
+        return run()
+    except TurnError as e:
+        return protocol.Failed(e.kind, text.clip(text.clean(e.message), 2000))
+    except BaseException as e:  # noqa: BLE001 (a bug: it ends the turn, and in words)
+        return _bug(e)
+
+
+def _bug(error: BaseException) -> protocol.Failed:
+    """Where it happened, and nothing that it says or that was in a variable: either may hold the key."""
+    frames = traceback.extract_tb(error.__traceback__)
+    sys.stderr.write(f"runner: {type(error).__name__} (most recent call last)\n{''.join(frames.format())}")
+    where = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "?"  # noqa: PTH119
+    return protocol.Failed("internal", f"The runner has a bug: {type(error).__name__} at {where}.")
+
+
+def _out_of_time(seconds: int) -> protocol.Failed:
+    return protocol.Failed("limit", f"The turn took longer than its {seconds} seconds.")
