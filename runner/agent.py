@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Final
 
-from runner import conversation, prompt, protocol, text, tools
+from runner import conversation, protocol, text, tools
 from runner.conversation import Block, Entry
 from runner.failures import TurnError
 from runner.model import Answer, Model
@@ -29,15 +28,14 @@ class Agent:
         tools: Tools,
         send: Callable[[protocol.Frame], None],
         take_inputs: Callable[[], list[str]],
-        *,
-        proxied: bool,
+        system: list[str],
     ) -> None:
         self._turn = turn
         self._model = model
         self._tools = tools
         self._send = send
         self._take_inputs = take_inputs
-        self._system = prompt.system(turn, datetime.now(UTC), proxied=proxied)
+        self._system = system
         self._messages = conversation.mend(turn.history)
         self._tokens = 0
         self._cuts = 0

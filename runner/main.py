@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from runner import children, protocol, seal, text
 from runner.wire import EXIT_BUG, EXIT_LATE, Deadline, Wire, leave, take_stdio
+
+THREAD_STACK: Final = 1024 * 1024
+M_ARENA_MAX: Final = -8
 
 
 def main(argv: list[str]) -> NoReturn:
@@ -32,6 +37,10 @@ def serve(hello: protocol.Hello, deadline_seconds: float, *, proxied: bool) -> N
         # As PID 1 a signal without a handler is one that the agent's processes cannot send.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         children.start_reaping()
+    # Under bubblewrap there is a bound on address space, and the usual thread asks for 8 MiB of it, and for
+    # 64 MiB more to allocate from.
+    threading.stack_size(THREAD_STACK)
+    ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
     os.environ.clear()
     os.environ["HOME"] = "/nonexistent"  # nothing that the agent writes under its own home is ours to read
     wire = Wire(*take_stdio())
@@ -43,7 +52,7 @@ def serve(hello: protocol.Hello, deadline_seconds: float, *, proxied: bool) -> N
 
     turn = wire.turns.get()
     deadline.extend(turn.limits.seconds, lambda: wire.finish(_out_of_time(turn.limits.seconds)))
-    wire.finish(carry_out(lambda: work.run(turn, wire, proxied=proxied)))
+    wire.finish(carry_out(lambda: work.run(turn, wire, hello.mounts, proxied=proxied)))
 
 
 def carry_out(run: Callable[[], protocol.Done]) -> protocol.Done | protocol.Failed:

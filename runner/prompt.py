@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Final
@@ -39,20 +40,20 @@ keep the file short. Put longer notes into files beside it."""
 PROXIED: Final = " but the hosts that this group was allowed, through the proxy that http_proxy names"
 
 FOLDERS: Final = {
-    "/workspace/group": "your own folder, the working directory",
-    "/workspace/global": "memory that all groups share",
+    str(GROUP): "your own folder, the working directory",
+    str(GLOBAL): "memory that all groups share",
     "/workspace/inbox": "files that people sent",
     "/workspace/project": "NanoClaw's own source",
 }
 
 
-def system(turn: protocol.Turn, now: datetime, *, proxied: bool) -> list[str]:
+def system(turn: protocol.Turn, now: datetime, mounted: Iterable[str], *, proxied: bool) -> list[str]:
     """The system prompt in pieces, what changes least first, so that a cache can keep the beginning."""
     introduction = INTRODUCTION.format(
         name=turn.assistant,
         group=turn.group,
         network=PROXIED if proxied else "",
-        folders=_folders(),
+        folders=_folders(mounted),
         memory=GROUP / "CLAUDE.md",
     )
     memories = [
@@ -71,12 +72,13 @@ def _zone(name: str) -> tzinfo:
         return UTC  # and the prompt says so
 
 
-def _folders() -> str:
-    known = [(path, what) for path, what in FOLDERS.items() if Path(path).is_dir()]
-    extra = Path("/workspace/extra")
-    if extra.is_dir():
-        known += [(str(path), "granted to this group") for path in sorted(extra.iterdir())]
-    lines = [f"{path}: {what}{'' if os.access(path, os.W_OK) else ', read-only'}" for path, what in known]
+def _folders(mounted: Iterable[str]) -> str:
+    # What is not mounted exists too, as an empty folder of the image.
+    lines = [
+        f"{path}: {FOLDERS.get(path, 'granted to this group')}{'' if os.access(path, os.W_OK) else ', read-only'}"
+        for path in sorted(mounted)
+        if path != "/workspace"  # a mount of its own on some engines
+    ]
     return "\n".join(lines)
 
 
