@@ -50,9 +50,10 @@ def serve(hello: protocol.Hello, deadline_seconds: float, *, proxied: bool) -> N
     # The model's SDK takes a second or two to import: that is done by the time the payload comes.
     from runner import work
 
+    context = work.warm_up()
     turn = wire.turns.get()
     deadline.extend(turn.limits.seconds, lambda: wire.finish(_out_of_time(turn.limits.seconds)))
-    wire.finish(carry_out(lambda: work.run(turn, wire, hello.mounts, proxied=proxied)))
+    wire.finish(carry_out(lambda: work.run(turn, wire, context, hello.mounts, proxied=proxied)))
 
 
 def carry_out(run: Callable[[], protocol.Done]) -> protocol.Done | protocol.Failed:

@@ -13,15 +13,14 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import anthropic
+import httpx2
 
-from runner import conversation, failures, pipe_http, protocol, text
+from runner import conversation, failures, protocol, text
 from runner.failures import TurnError
-from runner.streams import Streams
 
 ATTEMPTS: Final = 4
 BACKOFF_SECONDS: Final = 1.0
 LONGEST_WAIT: Final = 120.0
-READ_SECONDS: Final = 600.0
 NO_KEY: Final = "none"
 """The SDK insists on a key; a server that asks for none ignores it."""
 SHOWN_DELTA: Final = 64 * 1024
@@ -37,11 +36,13 @@ class Answer:
 
 
 class Model:
-    def __init__(self, turn: protocol.Turn, streams: Streams, send: Callable[[protocol.Frame], None]) -> None:
+    def __init__(
+        self, turn: protocol.Turn, client: anthropic.Anthropic, send: Callable[[protocol.Frame], None]
+    ) -> None:
         self._turn = turn
         self._send = send
         self._until = time.monotonic() + turn.limits.seconds
-        self._client = _client(turn, streams)
+        self._client = client
         # Other servers of this API may refuse fields that they do not know.
         official = urlsplit(turn.base_url).hostname == OFFICIAL
         self._extras: dict[str, Any] = {"cache_control": {"type": "ephemeral"}} if official else {}
@@ -102,16 +103,16 @@ class Model:
         time.sleep(wait)
 
 
-def _client(turn: protocol.Turn, streams: Streams) -> anthropic.Anthropic:
+def client(secrets: dict[str, str], base_url: str, http: httpx2.Client) -> anthropic.Anthropic:
     """Everything is said: what is not, the SDK would look for in the environment and in home folders."""
-    token = turn.secrets.get("auth_token")
+    token = secrets.get("auth_token")
     return anthropic.Anthropic(
-        api_key=None if token else turn.secrets.get("api_key") or NO_KEY,
+        api_key=None if token else secrets.get("api_key") or NO_KEY,
         auth_token=token,
-        base_url=turn.base_url,
+        base_url=base_url,
         max_retries=0,
         open_telemetry=False,
-        http_client=pipe_http.client(streams, turn.ca_pem, min(READ_SECONDS, turn.limits.seconds)),
+        http_client=http,
     )
 
 

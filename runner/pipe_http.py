@@ -24,10 +24,10 @@ KEEP_ALIVE_SECONDS: Final = 240.0
 T = TypeVar("T")
 
 
-def client(streams: Streams, ca_pem: str, read_seconds: float) -> httpx2.Client:
+def client(transport: httpx2.BaseTransport, read_seconds: float) -> httpx2.Client:
     """A client that looks at no environment variable and follows no redirect (the key would go along)."""
     return httpx2.Client(
-        transport=PipeTransport(streams, tls_context(ca_pem)),
+        transport=transport,
         trust_env=False,
         follow_redirects=False,
         # A local model may think for minutes before its first word; the turn's own limit ends it.
@@ -35,14 +35,12 @@ def client(streams: Streams, ca_pem: str, read_seconds: float) -> httpx2.Client:
     )
 
 
-def tls_context(ca_pem: str) -> ssl.SSLContext:
-    """Built by hand: the convenient constructors read SSL_CERT_FILE and SSL_CERT_DIR."""
+def tls_context() -> ssl.SSLContext:
+    """With the image's own authorities. Built by hand: the convenient constructors read SSL_CERT_FILE."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if CA_BUNDLE.exists():
         context.load_verify_locations(cafile=str(CA_BUNDLE))
-    if ca_pem:
-        context.load_verify_locations(cadata=ca_pem)
     return context
 
 
