@@ -1,0 +1,277 @@
+"""A home's settings: `config.toml`, as one frozen value that is checked here and passed down."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from host.config import values
+from host.config.home import Home, locate, prepare
+from host.config.values import fail
+from host.errors import UserError
+from host.model import FOLDER, AllowedHost, Resources
+from runner.protocol import KIB, MIB, Limits
+
+__all__ = ["Config", "GroupSettings", "Home", "Machine", "engine_name", "load", "locate", "parse", "prepare"]
+
+GIB: Final = 1024 * MIB
+MAX_FILE: Final = MIB
+"""Most bytes of config.toml; a thousand groups fit."""
+ENGINES: Final = ("auto", "docker", "bubblewrap")
+
+TURN: Final = Limits(
+    rounds=40,  # a long piece of work is some twenty requests; a loop that goes nowhere ends here
+    seconds=600,  # a person who waits longer than ten minutes believes that it broke
+    tokens=1_000_000,  # each round sends the conversation again: forty rounds of 25,000. A few dollars at worst
+    command_seconds=120,  # a build or a download; one that hangs leaves most of the turn
+    output_bytes=64 * KIB,  # some 16,000 tokens, all of which every later round pays for again
+)
+
+
+@dataclass(frozen=True)
+class GroupSettings:
+    """What the config says of one group."""
+
+    timezone: str = ""
+    """Empty: the home's."""
+    allow_hosts: tuple[AllowedHost, ...] = ()
+    """What its tools may reach: nothing unless it is named here."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the defaults depend on."""
+
+    memory_bytes: int
+    cpus: int
+    timezone: str
+
+    @classmethod
+    def here(cls, environ: Mapping[str, str]) -> Machine:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return cls(memory, os.cpu_count() or 1, values.local_zone(environ))
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings. Made by `parse`, which fills in what depends on the machine; contradictions are refused."""
+
+    assistant: str = "Andy"
+    engine: str = "auto"
+    # A key in the environment is inherited by everything that is started beside us: only on request.
+    key_from_environment: bool = False
+    timezone: str = "UTC"
+    model: str = "claude-sonnet-5-5"
+    # Of one reply of the model: a long file fits.
+    max_tokens: int = 8192
+    ca_file: Path | None = None
+    turn: Limits = TURN
+    resources: Resources = field(default_factory=Resources)
+    max_sandboxes: int = 5
+    # One waiting runner holds about 100 MB, and saves one to two seconds at the next message.
+    warm_sandboxes: int = 1
+    warm_seconds: float = 15 * 60.0
+    groups: Mapping[str, GroupSettings] = field(default_factory=dict)
+    """By folder, in lower case."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[^\W_]([\w '\u2019-]{0,38}\w)?", self.assistant):
+            fail("assistant", f"is {self.assistant!r}", "choose a name: 1 to 40 letters, digits and spaces")
+        if self.engine not in ENGINES:
+            fail("engine", f"is {self.engine!r}", f"choose one of: {', '.join(ENGINES)}")
+        if not self.model.strip():
+            fail("model.name", "is empty", "name a model that the endpoint offers")
+        for key, value, low, high in self._ranges():
+            if not low <= value <= high:
+                fail(key, f"is {value:g}", f"choose {low:g} to {high:g}")
+        if self.turn.command_seconds > self.turn.seconds:
+            long, whole = self.turn.command_seconds, self.turn.seconds
+            fail("limits.command_seconds", f"is {long}, but limits.seconds ends the whole turn after {whole}")
+        if self.max_tokens > self.turn.tokens:
+            one, whole = self.max_tokens, self.turn.tokens
+            fail("model.max_tokens", f"is {one}, but limits.tokens ends the whole turn after {whole}")
+        if self.resources.tmp_bytes >= self.resources.memory_bytes:
+            fail("limits.tmp", "is not below limits.memory", "the sandbox's /tmp is held in its memory: choose less")
+
+    def _ranges(self) -> tuple[tuple[str, float, float, float], ...]:
+        turn, sandbox = self.turn, self.resources
+        return (
+            ("model.max_tokens", self.max_tokens, 256, 128_000),
+            ("limits.rounds", turn.rounds, 1, 1000),
+            ("limits.seconds", turn.seconds, 10, 24 * 3600),
+            ("limits.tokens", turn.tokens, 1000, 1_000_000_000),
+            ("limits.command_seconds", turn.command_seconds, 1, 24 * 3600),
+            # A round of several tools' outputs must fit into one line of the pipe.
+            ("limits.output_bytes", turn.output_bytes, KIB, 256 * KIB),
+            # The runner alone needs about 100 MB.
+            ("limits.memory", sandbox.memory_bytes, 192 * MIB, 1024 * GIB),
+            ("limits.tmp", sandbox.tmp_bytes, MIB, 1024 * GIB),
+            ("limits.file_size", sandbox.file_bytes, MIB, 1024 * GIB),
+            ("limits.processes", sandbox.processes, 16, 32_768),
+            ("limits.cpus", sandbox.cpus, 0.1, 1024),
+            ("limits.max_sandboxes", self.max_sandboxes, 1, 50),
+            ("limits.warm_sandboxes", self.warm_sandboxes, 0, 50),
+            ("limits.warm_minutes", self.warm_seconds / 60, 1, 24 * 60),
+        )
+
+    def group(self, folder: str) -> GroupSettings:
+        """What holds for this group."""
+        settings = self.groups.get(folder.lower(), GroupSettings())
+        return settings if settings.timezone else replace(settings, timezone=self.timezone)
+
+
+def engine_name(flag: str | None, environ: Mapping[str, str], config: Config) -> str:
+    """`--engine`, else `NANOCLAW_ENGINE`, else the config."""
+    return flag or environ.get("NANOCLAW_ENGINE") or config.engine
+
+
+def load(home: Home, environ: Mapping[str, str] = os.environ) -> Config:
+    """The settings of this home. `UserError` names the file, the setting, and what is allowed."""
+    path = home.config / "config.toml"
+    try:
+        config = parse(_read(path), Machine.here(environ))
+        if config.ca_file is not None:
+            config.ca_file.read_text(encoding="ascii")
+    except UserError as e:
+        raise UserError(f"{path}: {e}", *e.hints) from e
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: model.ca_file is {config.ca_file}, which is not a PEM file") from None
+    except OSError as e:
+        raise UserError(f"{path}: model.ca_file is {config.ca_file}: {e.strerror}") from e
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as e:
+        raise UserError(f"cannot be read: {e.strerror}") from e
+    if len(raw) > MAX_FILE:
+        raise UserError(f"is over {MAX_FILE // KIB} KiB")
+    try:
+        return tomllib.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as e:
+        raise UserError(f"is not UTF-8 text (byte {e.start})") from e
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"is not valid TOML: {e}", "the format is explained at https://toml.io") from e
+
+
+# --- config.toml → Config ---------------------------------------------------------------------------
+
+_SETTINGS: Final[dict[str, Callable[[str, Any], Any]]] = {
+    "assistant": values.text,
+    "engine": values.text,
+    "key_from_environment": values.flag,
+    "timezone": values.zone,
+    "model.name": values.text,
+    "model.max_tokens": values.integer,
+    "model.ca_file": values.path,
+    "limits.rounds": values.integer,
+    "limits.seconds": values.integer,
+    "limits.tokens": values.integer,
+    "limits.command_seconds": values.integer,
+    "limits.output_bytes": values.size,
+    "limits.memory": values.size,
+    "limits.processes": values.integer,
+    "limits.cpus": values.number,
+    "limits.tmp": values.size,
+    "limits.file_size": values.size,
+    "limits.max_sandboxes": values.integer,
+    "limits.warm_sandboxes": values.integer,
+    "limits.warm_minutes": values.number,
+}
+_GROUP: Final[dict[str, Callable[[str, Any], Any]]] = {"timezone": values.zone, "allow_hosts": values.hosts}
+_SECTIONS: Final = {"model", "limits", "groups"}
+
+
+def parse(document: dict[str, Any], machine: Machine) -> Config:
+    """The settings in a parsed config.toml; what it does not say is chosen for this machine."""
+    given = _settings(document)
+    turn = _turn(given)
+    top = {key: given[key] for key in ("assistant", "engine", "key_from_environment") if key in given}
+    return Config(
+        **top,
+        timezone=given.get("timezone", machine.timezone),
+        model=given.get("model.name", Config.model),
+        max_tokens=given.get("model.max_tokens", min(Config.max_tokens, turn.tokens)),
+        ca_file=given.get("model.ca_file"),
+        turn=turn,
+        resources=_resources(given, machine),
+        # At work a sandbox holds some 300 MB; one must always be possible, and five are a busy family.
+        max_sandboxes=given.get("limits.max_sandboxes", max(1, min(5, machine.memory_bytes // (512 * MIB)))),
+        warm_sandboxes=given.get("limits.warm_sandboxes", Config.warm_sandboxes),
+        warm_seconds=given.get("limits.warm_minutes", Config.warm_seconds / 60) * 60,
+        groups=_groups(document.get("groups", {})),
+    )
+
+
+def _turn(given: dict[str, Any]) -> Limits:
+    names = ("rounds", "seconds", "tokens", "command_seconds", "output_bytes")
+    turn = replace(TURN, **{name: given[f"limits.{name}"] for name in names if f"limits.{name}" in given})
+    if "limits.command_seconds" not in given:  # a default gives way; only what was written can contradict
+        turn = replace(turn, command_seconds=min(turn.command_seconds, turn.seconds))
+    return turn
+
+
+def _resources(given: dict[str, Any], machine: Machine) -> Resources:
+    most = Resources()
+    # Half of a small machine's memory: a sandbox that fills its share must not take the host with it.
+    memory = given.get("limits.memory", max(256 * MIB, min(most.memory_bytes, machine.memory_bytes // 2)))
+    return Resources(
+        memory_bytes=memory,
+        processes=given.get("limits.processes", most.processes),
+        # Engines refuse to promise more CPUs than there are.
+        cpus=min(given.get("limits.cpus", most.cpus), float(machine.cpus)),
+        file_bytes=given.get("limits.file_size", most.file_bytes),
+        tmp_bytes=given.get("limits.tmp", min(most.tmp_bytes, memory // 4)),
+    )
+
+
+def _settings(document: dict[str, Any]) -> dict[str, Any]:
+    """Every setting but the groups', by its dotted name, checked for its kind."""
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        if key not in _SECTIONS:
+            flat[key] = value
+        elif not isinstance(value, dict):
+            fail(key, "is a section, not a setting", f"write [{key}] on a line of its own, and its settings below")
+        elif key != "groups":
+            flat.update({f"{key}.{name}": item for name, item in value.items()})
+    for key in flat:
+        if key not in _SETTINGS:
+            _unknown(key, list(_SETTINGS))
+    return {key: _SETTINGS[key](key, value) for key, value in flat.items()}
+
+
+def _unknown(key: str, known: list[str]) -> None:
+    """Refuse a name that is not a setting, with the nearest one that is."""
+    last = key.rpartition(".")[2]
+    misplaced = [name for name in known if name.rpartition(".")[2] == last]
+    near = misplaced or difflib.get_close_matches(key, known, 1) or difflib.get_close_matches(last, known, 1)
+    hint = f"did you mean {near[0]}?" if near else f"the settings here are: {', '.join(known)}"
+    fail(key, "is not a setting", hint)
+
+
+def _groups(document: dict[str, Any]) -> dict[str, GroupSettings]:
+    found: dict[str, GroupSettings] = {}
+    for folder, table in document.items():
+        where = f"groups.{folder}"
+        if not isinstance(table, dict) or not FOLDER.fullmatch(folder):
+            fail(where, "is not a group's section", "write [groups.FOLDER], and its settings below")
+        if folder.lower() in found:
+            fail(where, "is there twice", "upper and lower case make no difference in a group's name")
+        for key in table:
+            if key not in _GROUP:
+                _unknown(f"{where}.{key}", [f"{where}.{name}" for name in _GROUP])
+        settings = {key: _GROUP[key](f"{where}.{key}", value) for key, value in table.items()}
+        found[folder.lower()] = GroupSettings(**settings)
+    return found

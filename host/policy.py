@@ -1,0 +1,58 @@
+"""Who may do what: one table, decided by the pipe that a request came on and by nothing in the request. No I/O."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+from host.model import Group
+
+
+class Scope(Enum):
+    """Whose things an action may touch."""
+
+    NONE = "nobody's"
+    OWN = "the caller's own"
+    ANY = "any registered group's"
+
+
+NONE, OWN, ANY = Scope
+
+# action → what main may, what every other group may. An action that is not here is nobody's.
+# Granting a mount or a host is further bounded by the allowlist and the config, which no request can change.
+MAY: Final[dict[str, tuple[Scope, Scope]]] = {
+    "send": (ANY, OWN),
+    "schedule_task": (ANY, OWN),
+    "list_tasks": (ANY, OWN),
+    "get_task": (ANY, OWN),
+    "update_task": (ANY, OWN),
+    "pause_task": (ANY, OWN),
+    "resume_task": (ANY, OWN),
+    "cancel_task": (ANY, OWN),
+    "run_task_now": (ANY, OWN),
+    "list_groups": (ANY, NONE),
+    "register_group": (ANY, NONE),
+    "update_group": (ANY, NONE),
+    "remove_group": (ANY, NONE),
+    "refresh_chats": (ANY, NONE),
+    "write_global_memory": (ANY, NONE),
+    "grant_mount": (ANY, NONE),
+    "grant_host": (ANY, NONE),
+}
+
+
+def authorize(untrusted_action: str, caller: Group, target: str | None = None) -> str | None:
+    """None if `caller` may do this to the group `target` (a folder; None: the caller's own), else the reason.
+
+    The reason is the same whether or not the target exists: a refusal tells nobody which groups there are.
+    """
+    scopes = MAY.get(untrusted_action)
+    if scopes is None:
+        return f"there is no request named {untrusted_action[:64]!r}"
+    scope = scopes[0] if caller.is_main else scopes[1]
+    own = target is None or target.lower() == caller.folder.lower()
+    if scope is ANY or (scope is OWN and own):
+        return None
+    if scope is OWN:
+        return f"{untrusted_action} is permitted for this group's own chat only; the main group may do it for others"
+    return f"{untrusted_action} is permitted to the main group only"

@@ -1,0 +1,376 @@
+"""What must not be lost, in one SQLite database with one writer, and the lock that makes it the only one.
+
+A message moves through four states, and each change of state is one committed transaction:
+
+- **S1 kept**: `add_message` has returned. Only then may a channel be told that the message arrived.
+- **S2 claimed**: in memory only, never here. A crash forgets it, and the turn is run again.
+- **S3 answered**: `finish_turn`, `fail_turn` or `stop_turn` has returned: outcome, both cursors, transcript
+  and what is to be said are on disk together, or none of them.
+- **S4 sent**: `mark_sent` has returned. A crash between the channel's ack and this instant sends a reply twice.
+
+`say` is the exception: what the agent says during a turn is queued at once, so a turn that a crash interrupts
+and that is run again may say it again. Its reply comes once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from host import intake
+from host.errors import UserError
+from host.migrations import migrate
+from host.model import FOLDER, RESERVED_FOLDERS, Connection, Group, Message, Outgoing, Stored
+from host.store import upkeep
+from host.store.database import faults, open_database
+from host.store.lock import Lock, lock
+from host.store.rows import GROUP, MESSAGE, OUTGOING, Context, Line, as_group, as_stored, as_turn, outgoing_of
+
+__all__ = ["Context", "Line", "Lock", "Store", "lock"]
+
+# What one prompt may hold; the newest messages win, and the agent is told how many it was not shown.
+CONTEXT_MESSAGES: Final = 200
+CONTEXT_BYTES: Final = 256 * 1024
+RECENT_BYTES: Final = 1024 * 1024
+"""Most text of the conversation that a terminal is shown when it opens."""
+PAGE: Final = 32
+
+_OF_GROUP: Final = "FROM groups g JOIN messages m ON m.channel = g.channel AND m.chat = g.chat WHERE g.folder = ?1"
+
+
+class Store:
+    """The database at `path`. Every method is one transaction; a `UserError` means that it changed nothing."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path, self._clock = path, clock
+        self._db = open_database(path, lambda db: migrate(db, path))
+
+    def close(self) -> None:
+        self._db.close()
+
+    # --- groups -----------------------------------------------------------------------------------
+
+    def add_group(self, group: Group) -> None:
+        """Register a chat. Messages that came before do not call the agent."""
+        if not FOLDER.fullmatch(group.folder) or group.folder.lower() in RESERVED_FOLDERS:
+            raise UserError(
+                f"{group.folder!r} cannot be a group's folder",
+                "use letters, digits, - and _, at most 64, and none of: " + ", ".join(sorted(RESERVED_FOLDERS)),
+            )
+        with self._transaction() as db:
+            if taken := db.execute(
+                "SELECT folder FROM groups WHERE folder = ? OR (channel, chat) = (?, ?) OR (is_main AND ?)",
+                (group.folder, group.channel, group.chat, group.is_main),
+            ).fetchone():
+                raise UserError(f"the group {taken[0]} already has this folder, this chat or the role of main")
+            db.execute(
+                f"INSERT INTO groups ({GROUP}, answered_upto, seen_upto)"
+                " SELECT ?1, ?2, ?3, ?4, ?5, ?6, seq, seq FROM (SELECT ifnull(max(seq), 0) AS seq"
+                " FROM messages WHERE channel = ?2 AND chat = ?3)",
+                (group.folder, group.channel, group.chat, group.name, group.is_main, group.needs_trigger),
+            )
+
+    def groups(self) -> list[Group]:
+        """In the order of their registration."""
+        return [as_group(row) for row in self._rows(f"SELECT {GROUP} FROM groups ORDER BY rowid")]
+
+    def group_of(self, channel: str, chat: str) -> Group | None:
+        rows = self._rows(f"SELECT {GROUP} FROM groups WHERE channel = ? AND chat = ?", channel, chat)
+        return as_group(rows[0]) if rows else None
+
+    # --- messages in ------------------------------------------------------------------------------
+
+    def add_message(self, message: Message) -> Stored | None:
+        """S1: committed when this returns. None for a repeat, and for a chat that is not registered: of
+        those the store notes that they wrote, and not what."""
+        m, now = message, self._clock()
+        if self.group_of(m.channel, m.chat) is None:
+            self._note_chat(m, now)
+            return None
+        with self._transaction() as db:
+            added = db.execute(
+                "INSERT INTO messages (channel, id, chat, sender, sender_name, text, sent_at, arrived_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (channel, id) DO NOTHING",
+                (m.channel, m.id, m.chat, m.sender, m.sender_name, m.text, m.sent_at, now),
+            )
+            seq = added.lastrowid if added.rowcount else None
+        return Stored(seq, message) if seq else None
+
+    def _note_chat(self, m: Message, now: float) -> None:
+        with self._transaction(durable=False) as db:
+            db.execute(
+                "INSERT INTO chats (channel, chat, name, last_seen) VALUES (?1, ?2, ?3, ?4)"
+                " ON CONFLICT (channel, chat) DO UPDATE SET name = ?3, last_seen = ?4",
+                (m.channel, m.chat, m.sender_name, now),
+            )
+
+    def seq_of(self, channel: str, message_id: str) -> int:
+        """0 if no such message is stored."""
+        rows = self._rows("SELECT seq FROM messages WHERE channel = ? AND id = ?", channel, message_id)
+        return int(rows[0][0]) if rows else 0
+
+    def groups_with_pending(self) -> list[str]:
+        """Folders of groups with messages that no turn has ended for; who has waited longest comes first."""
+        rows = self._rows(
+            "SELECT folder, (SELECT min(seq) FROM messages m WHERE m.channel = g.channel AND m.chat = g.chat"
+            " AND m.seq > g.answered_upto) AS first FROM groups g WHERE first IS NOT NULL ORDER BY first"
+        )
+        return [folder for folder, _ in rows]
+
+    def pending(self, folder: str) -> Iterator[Stored]:
+        """Messages that no turn has ended for, oldest first; read as they are asked for, since a chat
+        that never calls the agent can have any number of them."""
+        after = -1
+        while True:
+            page = self._rows(
+                f"SELECT {MESSAGE} {_OF_GROUP} AND m.seq > max(g.answered_upto, ?) ORDER BY m.seq LIMIT {PAGE}",
+                folder,
+                after,
+            )
+            yield from map(as_stored, page)
+            if len(page) < PAGE:
+                return
+            after = page[-1][0]
+
+    def context(self, folder: str) -> Context:
+        """What the next prompt is made of: all that the agent has not seen, also of turns that failed."""
+        return self._context(folder, upto=None)
+
+    def _context(self, folder: str, upto: int | None) -> Context:
+        unseen = f"{_OF_GROUP} AND m.seq > g.seen_upto AND (?2 IS NULL OR m.seq <= ?2)"
+        chosen: list[Stored] = []
+        size = 0
+        with (
+            faults(self._path),
+            contextlib.closing(
+                self._db.execute(
+                    f"SELECT {MESSAGE} {unseen} ORDER BY m.seq DESC LIMIT {CONTEXT_MESSAGES}", (folder, upto)
+                )
+            ) as newest_first,
+        ):
+            for row in newest_first:
+                found = as_stored(row)
+                size += len(found.message.text.encode())
+                if chosen and size > CONTEXT_BYTES:
+                    break
+                chosen.append(found)
+        count: int = self._rows(f"SELECT count(*) {unseen}", folder, upto)[0][0]
+        return Context(chosen[::-1], count - len(chosen))
+
+    # --- turns ------------------------------------------------------------------------------------
+
+    def begin_turn(self, folder: str, turn: str) -> None:
+        """Note that a turn runs, so that one that a crash interrupted can be seen. The claim is in memory:
+        this row keeps nobody from running the messages again."""
+        with self._transaction(durable=False) as db:
+            db.execute(
+                "INSERT INTO turns (id, grp, from_seq, started_at)"
+                " SELECT ?, folder, seen_upto + 1, ? FROM groups WHERE folder = ? ON CONFLICT (id) DO NOTHING",
+                (turn, self._clock(), folder),
+            )
+
+    def finish_turn(
+        self, folder: str, turn: str, upto: int, text: str, entries: Iterable[dict[str, Any]], usage: tuple[int, int]
+    ) -> Outgoing | None:
+        """S3, answered: the reply (none if `text` is empty), both cursors, the transcript and the turn's row.
+
+        Like the two below it may be called again when it raised: a turn ends once, and what it is to say
+        is returned again.
+        """
+        with self._transaction() as db:
+            if not self._ended(db, turn):
+                reply = self._queue(db, folder, turn, "reply", text, upto) if text else None
+                self._append(db, folder, turn, entries)
+                self._end(db, turn, "done", upto, reply, usage)
+            return self._end_of(db, turn)
+
+    def fail_turn(self, folder: str, turn: str, upto: int, kind: str, text: str) -> Outgoing | None:
+        """S3, but without an answer: `text` tells the people why. No turn starts by itself for these messages
+        again, or a failure would run in circles; and the agent has not seen them, so the next prompt has them."""
+        with self._transaction() as db:
+            if not self._ended(db, turn):
+                error = self._queue(db, folder, turn, "error", text, upto)
+                self._end(db, turn, f"failed:{kind}", upto, error)
+            return self._end_of(db, turn)
+
+    def stop_turn(self, folder: str, turn: str, upto: int) -> None:
+        """S3, by a person's wish: nothing is said, and the agent will know that it was asked and stopped."""
+        asked = self._context(folder, upto)
+        entries = [
+            {"role": "user", "content": intake.render(asked.messages, "UTC", asked.left_out)},
+            {"role": "assistant", "content": "(I was stopped before I had finished; some of it may be done.)"},
+        ]
+        with self._transaction() as db:
+            if not self._ended(db, turn):
+                self._append(db, folder, turn, entries if asked.messages else [])
+                self._end(db, turn, "stopped", upto)
+
+    def recover(self) -> int:
+        """At start: turns that a crash left open are marked `interrupted`. How many there were."""
+        with self._transaction() as db:
+            return db.execute(
+                "UPDATE turns SET outcome = 'interrupted', finished_at = ? WHERE finished_at IS NULL", (self._clock(),)
+            ).rowcount
+
+    @staticmethod
+    def _ended(db: sqlite3.Connection, turn: str) -> bool:
+        row = db.execute("SELECT finished_at FROM turns WHERE id = ?", (turn,)).fetchone()
+        if row is None:
+            raise ValueError(f"turn {turn} was never begun")
+        return row[0] is not None
+
+    def _end(
+        self,
+        db: sqlite3.Connection,
+        turn: str,
+        outcome: str,
+        upto: int,
+        reply: int | None = None,
+        usage: tuple[int, int] = (0, 0),
+    ) -> None:
+        db.execute(
+            "UPDATE turns SET outcome = ?, upto = ?, finished_at = ?, reply = ?, tokens_in = ?, tokens_out = ?"
+            " WHERE id = ?",
+            (outcome, upto, self._clock(), reply, *usage, turn),
+        )
+        seen = "seen_upto" if outcome.startswith("failed:") else "max(seen_upto, ?1)"
+        db.execute(
+            f"UPDATE groups SET answered_upto = max(answered_upto, ?1), seen_upto = {seen}"
+            " WHERE folder = (SELECT grp FROM turns WHERE id = ?2)",
+            (upto, turn),
+        )
+
+    @staticmethod
+    def _append(db: sqlite3.Connection, folder: str, turn: str, entries: Iterable[dict[str, Any]]) -> None:
+        for entry in entries:
+            content = json.dumps(entry.get("content"), ensure_ascii=False, separators=(",", ":"))
+            db.execute(
+                "INSERT INTO transcript (grp, turn, role, content, bytes) VALUES (?, ?, ?, ?, ?)",
+                (folder, turn, str(entry.get("role")), content, len(content.encode())),
+            )
+
+    # --- replies out ------------------------------------------------------------------------------
+
+    def add_say(self, folder: str, turn: str, text: str) -> Outgoing:
+        """Something for the chat before the turn ends. It claims no message as answered."""
+        with self._transaction() as db:
+            return outgoing_of(db, self._queue(db, folder, turn, "say", text, 0))
+
+    def outbox_pending(self, channel: str) -> list[Outgoing]:
+        """What this channel has not acked, oldest first."""
+        rows = self._rows(f"SELECT {OUTGOING} FROM outbox WHERE channel = ? AND sent_at IS NULL ORDER BY id", channel)
+        return [Outgoing(*row) for row in rows]
+
+    def mark_sent(self, untrusted_id: int) -> None:
+        """S4: the channel has it. A number that is no row's changes nothing."""
+        if 0 < untrusted_id < 2**63:
+            with self._transaction() as db:
+                db.execute(
+                    "UPDATE outbox SET sent_at = ? WHERE id = ? AND sent_at IS NULL", (self._clock(), untrusted_id)
+                )
+
+    def mark_attempt(self, outgoing: Outgoing) -> None:
+        """The channel was given it, and nobody knows yet whether it arrived."""
+        with self._transaction(durable=False) as db:
+            db.execute("UPDATE outbox SET attempts = attempts + 1 WHERE id = ?", (outgoing.id,))
+
+    def _queue(self, db: sqlite3.Connection, folder: str, turn: str, kind: str, text: str, upto: int) -> int:
+        added = db.execute(
+            "INSERT INTO outbox (grp, channel, chat, text, turn, kind, upto, created_at)"
+            " SELECT folder, channel, chat, ?, ?, ?, ?, ? FROM groups WHERE folder = ?",
+            (text, turn, kind, upto, self._clock(), folder),
+        )
+        assert added.lastrowid is not None
+        return added.lastrowid
+
+    @staticmethod
+    def _end_of(db: sqlite3.Connection, turn: str) -> Outgoing | None:
+        row = db.execute("SELECT reply FROM turns WHERE id = ?", (turn,)).fetchone()
+        return None if row[0] is None else outgoing_of(db, row[0])
+
+    # --- looking back -----------------------------------------------------------------------------
+
+    def history(self, folder: str, budget: int) -> list[dict[str, Any]]:
+        """The newest whole turns of the transcript that fit into `budget` bytes, oldest entry first."""
+        with (
+            faults(self._path),
+            contextlib.closing(
+                self._db.execute(
+                    "SELECT turn, role, content, bytes FROM transcript WHERE grp = ? ORDER BY id DESC", (folder,)
+                )
+            ) as newest_first,
+        ):
+            turns = itertools.groupby(newest_first, key=lambda row: row[0])
+            return intake.fit_history((as_turn(rows) for _, rows in turns), budget)
+
+    def recent_lines(self, folder: str, count: int) -> list[Line]:
+        """The last lines of the conversation, oldest first, as a terminal shows them."""
+        rows = self._rows(
+            "SELECT * FROM (SELECT m.arrived_at, m.sender_name, 'message', m.text"
+            f" {_OF_GROUP} ORDER BY m.seq DESC LIMIT ?2)"
+            " UNION ALL SELECT * FROM (SELECT created_at, '', kind, text"
+            " FROM outbox WHERE grp = ?1 ORDER BY id DESC LIMIT ?2)",
+            folder,
+            count,
+        )
+        newest_first = sorted((Line(*row) for row in rows), key=lambda line: line.at, reverse=True)
+        sizes = itertools.accumulate(len(line.text.encode()) for line in newest_first)
+        fitting = [line for line, size in zip(newest_first, sizes, strict=True) if size <= RECENT_BYTES]
+        return fitting[:count][::-1]
+
+    def add_connection(self, connection: Connection) -> None:
+        with self._transaction(durable=False) as db:
+            db.execute(
+                "INSERT INTO connections (grp, turn, kind, host, port, address, sent, received, outcome, started_at,"
+                " seconds) VALUES (:group, :turn, :kind, :host, :port, :address, :sent, :received, :outcome,"
+                " :started_at, :seconds)",
+                vars(connection),
+            )
+
+    def add_event(self, folder: str, turn: str, what: str, detail: str) -> None:
+        """Something to be found later: a request that was refused."""
+        with self._transaction(durable=False) as db:
+            db.execute(
+                "INSERT INTO events (at, grp, turn, what, detail) VALUES (?, ?, ?, ?, ?)",
+                (self._clock(), folder, turn, what, detail),
+            )
+
+    def stats(self) -> dict[str, int]:
+        """Numbers for `status`."""
+        with faults(self._path):
+            return upkeep.stats(self._db, self._clock())
+
+    def prune(self) -> None:
+        """Bound what grows and is only looked back on. Never a message, never what was not sent."""
+        with self._transaction() as db:
+            upkeep.prune(db, self._clock())
+
+    # --- the database -----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """All of the block or nothing of it. What is not `durable` survives a kill at once, and a power cut
+        together with the next commit that is: the sync of one covers the whole log before it."""
+        db = self._db
+        with faults(self._path):
+            if not durable:
+                db.execute("PRAGMA synchronous = NORMAL")
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                if not durable:
+                    db.execute("PRAGMA synchronous = FULL")
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        with faults(self._path):
+            return self._db.execute(query, values).fetchall()

@@ -1,0 +1,57 @@
+"""Rows of the database as the values they stand for."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from host.model import Group, Message, Outgoing, Stored
+
+# The columns that the functions below expect, in their order.
+GROUP: Final = "folder, channel, chat, name, is_main, needs_trigger"
+MESSAGE: Final = "m.seq, m.channel, m.id, m.chat, m.sender, m.sender_name, m.text, m.sent_at"
+OUTGOING: Final = "id, grp, channel, chat, text, turn, kind, upto"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the agent has not seen of its chat, oldest first."""
+
+    messages: list[Stored]
+    left_out: int
+    """Older ones that did not fit."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the conversation as people see it."""
+
+    at: float
+    who: str
+    """Name of the person; empty for the assistant."""
+    kind: str
+    """`message`, `reply`, `say` or `error`."""
+    text: str
+
+
+def as_group(row: Any) -> Group:
+    folder, channel, chat, name, is_main, needs_trigger = row
+    return Group(folder, channel, chat, name, bool(is_main), bool(needs_trigger))
+
+
+def as_stored(row: Any) -> Stored:
+    return Stored(row[0], Message(*row[1:]))
+
+
+def outgoing_of(db: sqlite3.Connection, row_id: int) -> Outgoing:
+    return Outgoing(*db.execute(f"SELECT {OUTGOING} FROM outbox WHERE id = ?", (row_id,)).fetchone())
+
+
+def as_turn(newest_first: Iterable[Any]) -> tuple[list[dict[str, Any]], int]:
+    """The entries of one turn, oldest first, and their size, from (turn, role, content, bytes) rows."""
+    rows = list(newest_first)[::-1]
+    entries = [{"role": role, "content": json.loads(content)} for _, role, content, _ in rows]
+    return entries, sum(row[3] for row in rows)
