@@ -226,9 +226,14 @@ class Open:
 
 @dataclass(frozen=True)
 class Done:
-    """The turn ended; `text` is the reply, and may be empty (nothing to say)."""
+    """The turn ended; `text` is the reply, and may be empty (nothing to say).
+
+    `inputs` counts the `input` frames that the agent has seen. One that crossed this frame on its way is
+    not among them: the host keeps its message pending, and the next turn answers it.
+    """
 
     text: str
+    inputs: int = 0
 
 
 @dataclass(frozen=True)
@@ -403,7 +408,7 @@ def _check_container(where: str, hint: Any, value: Any) -> Any:
     # A dict's keys are strings already: JSON has no others.
     items, kind = (value.values(), hint.__args__[1]) if outer is dict else (value, hint.__args__[0])
     wanted = typing.get_origin(kind) or kind
-    if any(type(item) is not wanted for item in items):
+    if kind is not Any and any(type(item) is not wanted for item in items):
         raise PeerError(f"{where}: not {hint}")
     _check_scalars(where, value)
     return value
