@@ -77,6 +77,8 @@ class Image:
     """Unpacked, for engines that take a folder; may not exist before `parcels.unpack_rootfs`."""
     build: str
     """Digest of the runner's sources in it, as `Hello.build` reports."""
+    manifest: str = ""
+    """`sha256:<hex>` of its OCI manifest: a docker that keeps images in containerd knows it by this name."""
 
 
 @dataclass(frozen=True)

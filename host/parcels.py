@@ -46,8 +46,14 @@ def current_image(cache: Path) -> Image:
     archive = folder / "image.tar"
     if not archive.is_file():
         raise UserError(f"the sandbox image {folder} is gone", _BUILD_HINT, status=69)
-    build = _read(folder / "build", f"the sandbox image {folder} is incomplete").strip()
-    return Image(id=match[0], archive=archive, rootfs=folder / "rootfs", build=build)
+    incomplete = f"the sandbox image {folder} is incomplete"
+    return Image(
+        id=match[0],
+        archive=archive,
+        rootfs=folder / "rootfs",
+        build=_read(folder / "build", incomplete).strip(),
+        manifest=_read(folder / "manifest", incomplete).strip(),
+    )
 
 
 def _read(path: Path, error: str) -> str:

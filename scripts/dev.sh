@@ -8,7 +8,7 @@ ensure_dev() {
     (
         one_at_a_time
         mapfile -t packages < <(missing_packages python)
-        [ ${#packages[@]} -eq 0 ] || install_packages "the tests need packages: ${packages[*]}" "${packages[@]}"
+        install_packages "the tests need packages: ${packages[*]}" "${packages[@]}"
         ensure_venv
         say "installing the locked packages for development"
         "$ROOT/.venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --require-hashes \

@@ -25,10 +25,11 @@ one_at_a_time() {
     }
 }
 
-# install_packages REASON PACKAGE… : through apt, as root or with a word of consent.
+# install_packages REASON [PACKAGE…] : through apt, as root or with a word of consent.
 install_packages() {
     local reason=$1 sudo=() answer
     shift
+    [ $# -gt 0 ] || return 0
     local -a command=(apt-get install --yes --no-install-recommends "$@")
     has apt-get || die "$reason" "install these with your system's package manager: $*"
     if [ "$(id -u)" -ne 0 ]; then
@@ -40,11 +41,15 @@ install_packages() {
     fi
     say "installing $* (a minute or two)"
     "${sudo[@]}" apt-get update -qq >&2 || true # a source that is down may not matter for these packages
-    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" "${command[@]}" -qq >/dev/null 9<&- ||
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive "${command[@]}" -qq >/dev/null 9<&- ||
         die "apt-get could not install $*" "see its messages above; then run: ${command[*]}"
 }
 
-good_python() { has python3 && python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; }
+require_python() {
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        die "NanoClaw needs Python 3.11 or newer, and this is $(python3 --version)" \
+            "Debian 12 and Raspberry Pi OS of late 2023, and all later ones, have it"
+}
 
 # The packages that are missing, one per line: NEEDS is a list of python, image, engine.
 missing_packages() {
@@ -78,8 +83,7 @@ venv_ready() {
 
 ensure_venv() {
     venv_ready && return
-    good_python || die "NanoClaw needs Python 3.11 or newer; python3 is $(python3 --version 2>&1 || true)" \
-        "Debian 12 and Raspberry Pi OS of 2023 or later have it"
+    require_python
     say "making a Python environment in $ROOT/.venv"
     python3 -m venv --clear "$ROOT/.venv" >&2
     readlink -f "$ROOT/.venv/bin/python" >"$ROOT/.venv/ready"

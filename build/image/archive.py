@@ -1,12 +1,11 @@
 """The docker-archive: layers, a config and a manifest, written by hand so that the id is known and never varies.
 
 An image's id is the SHA-256 of its config, and the config names each layer by its SHA-256: the id is the
-content. docker and podman load the file as it is, and skip the layers that they have.
+content. Engines load the file as it is, and skip the layers that they have.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tarfile
@@ -45,20 +44,24 @@ def from_file(path: Path) -> Layer:
 
 
 def find(image: Path, digest: str) -> Layer | None:
-    """The layer `digest` inside the image archive `image`, if it is there."""
+    """The layer `digest` inside the image archive `image`, if it is there and whole."""
     try:
         with tarfile.open(image, "r:") as tar:
-            member = tar.getmember(layer_name(digest))
+            member = tar.getmember(blob(digest))
+            content = tar.extractfile(member)
+            if content is None or layers.digest_of(content) != digest:
+                return None
             return Layer(image, digest, member.size, member.offset_data)
     except (OSError, KeyError, tarfile.TarError):
         return None
 
 
-def layer_name(digest: str) -> str:
-    return f"{digest}/layer.tar"
+def blob(digest: str) -> str:
+    return f"blobs/sha256/{digest}"
 
 
 def config(architecture: str, stack: dict[str, Layer]) -> bytes:
+    """What the image is. Its SHA-256 is the image's id."""
     created = datetime.fromtimestamp(layers.EPOCH, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return _json(
         {
@@ -73,35 +76,52 @@ def config(architecture: str, stack: dict[str, Layer]) -> bytes:
     )
 
 
+def manifest(config_bytes: bytes, stack: dict[str, Layer]) -> bytes:
+    """The same in OCI's words. Its SHA-256 is what a docker that keeps its images in containerd calls the image."""
+    parts = [_descriptor("layer.v1.tar", layer.digest, layer.size) for layer in stack.values()]
+    return _json(
+        {
+            "schemaVersion": 2,
+            "mediaType": f"{_OCI}.manifest.v1+json",
+            "config": _descriptor("config.v1+json", layers.sha256(config_bytes), len(config_bytes)),
+            "layers": parts,
+        }
+    )
+
+
 def write(out: IO[bytes], config_bytes: bytes, stack: dict[str, Layer]) -> None:
-    """`ValueError` if a layer's bytes are no longer those of its digest (a damaged older image)."""
-    name = f"{hashlib.sha256(config_bytes).hexdigest()}.json"
-    manifest = [{"Config": name, "RepoTags": [TAG], "Layers": [layer_name(x.digest) for x in stack.values()]}]
+    """An archive with two tables of contents, as docker itself saves one: `manifest.json` for docker of any age
+    and podman, `index.json` (OCI) for containerd. The small files come first: a reader need not seek."""
+    config_digest, oci = layers.sha256(config_bytes), manifest(config_bytes, stack)
+    index = {**_descriptor("manifest.v1+json", layers.sha256(oci), len(oci)), "annotations": _NAMES}
+    contents = [{"Config": blob(config_digest), "RepoTags": [TAG], "Layers": [blob(x.digest) for x in stack.values()]}]
+    small = {
+        "manifest.json": _json(contents),
+        "index.json": _json({"schemaVersion": 2, "manifests": [index]}),
+        "oci-layout": _json({"imageLayoutVersion": "1.0.0"}),
+        blob(config_digest): config_bytes,
+        blob(layers.sha256(oci)): oci,
+    }
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for path, content in (("manifest.json", _json(manifest)), (name, config_bytes)):
-            member, data = layers.file_entry(path, content)
-            tar.addfile(layers.normalised(member), io.BytesIO(data))
+        for name, content in small.items():
+            tar.addfile(_member(name, len(content)), io.BytesIO(content))
         for layer in stack.values():
-            member = tarfile.TarInfo(layer_name(layer.digest))
-            member.size = layer.size
             with layer.open() as source:
-                hashed = _Hashed(source)
-                tar.addfile(layers.normalised(member), hashed)
-            if hashed.sha256.hexdigest() != layer.digest:
-                raise ValueError(f"{layer.path}: layer {layer.digest[:12]} is damaged")
+                tar.addfile(_member(blob(layer.digest), layer.size), source)
 
 
-class _Hashed:
-    """A file being read, and the SHA-256 of what was read."""
+_OCI: Final = "application/vnd.oci.image"
+_NAMES: Final = {"io.containerd.image.name": f"docker.io/library/{TAG}", "org.opencontainers.image.ref.name": "latest"}
 
-    def __init__(self, source: IO[bytes]) -> None:
-        self._source = source
-        self.sha256 = hashlib.sha256()
 
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._source.read(size)
-        self.sha256.update(data)
-        return data
+def _descriptor(kind: str, digest: str, size: int) -> dict[str, Any]:
+    return {"mediaType": f"{_OCI}.{kind}", "digest": f"sha256:{digest}", "size": size}
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return layers.normalised(member)
 
 
 def _json(value: Any) -> bytes:

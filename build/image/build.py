@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -56,8 +55,10 @@ def main() -> int:
         if e.filename not in ("mmdebstrap", "unshare", "chroot"):
             raise
         return _failed(f"{e.filename} is not installed", "apt-get install mmdebstrap uidmap")
-    except (RuntimeError, ValueError) as e:
-        return _failed(str(e), "see which step it was; a second try continues after the last good one")
+    except (RuntimeError, ValueError, OSError) as e:
+        return _failed(str(e), "it needs a network that reaches Debian and PyPI, and 600 MB of disk while it builds")
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
@@ -83,16 +84,16 @@ def manifest_digest(root: Path, files: list[Path], *more: str) -> str:
     """
     names = sorted(files, key=os.fsencode)
     lines = [f"{layers.digest(path)}  {path.relative_to(root)}\n" for path in names]
-    return hashlib.sha256("".join([*lines, *(f"{line}\n" for line in more)]).encode()).hexdigest()
+    return layers.sha256("".join([*lines, *(f"{line}\n" for line in more)]).encode())
 
 
 def sources(folder: Path) -> list[Path]:
     return [p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
 
 
-def runner_digest() -> str:
+def runner_digest(runner: Path = RUNNER) -> str:
     """What the runner says of itself in `hello` (BUILD), so that the host can refuse one of another build."""
-    return manifest_digest(RUNNER, [p for p in sources(RUNNER) if p.suffix == ".py"])
+    return manifest_digest(runner, [p for p in sources(runner) if p.suffix == ".py"])
 
 
 def inputs_digest(machine: str) -> str:
@@ -183,13 +184,11 @@ def build(b: Build) -> Path:
     stack = {"base": obtain(b, "base", made["base"], make_base, reuse=not b.refresh)}
     made["lib"] = manifest_digest(ROOT, [RECIPE / "wheels.py", RECIPE / "layers.py", LOCK], stack["base"].digest)
     stack["lib"] = obtain(b, "lib", made["lib"], lambda b, out: make_lib(b, stack["base"], out))
-    build_id = runner_digest()
-    say("the runner")
-    make_runner(b, stack["base"], b.work / "runner.tar", build_id)
+    build_id = make_runner(b, stack["base"], b.work / "runner.tar")
     stack["runner"] = archive.from_file(b.work / "runner.tar")
 
     config = archive.config(ARCHITECTURES[b.machine], stack)
-    image = b.images / hashlib.sha256(config).hexdigest()
+    image = b.images / layers.sha256(config)
     new = b.work / "image"
     new.mkdir(mode=0o700)
     with (new / "image.tar").open("wb") as out:
@@ -198,6 +197,7 @@ def build(b: Build) -> Path:
     record = {name: {"inputs": made[name], "digest": stack[name].digest} for name in made}
     (new / "layers.json").write_text(json.dumps(record, indent=1))
     (new / "build").write_text(build_id + "\n")
+    (new / "manifest").write_text(f"sha256:{layers.sha256(archive.manifest(config, stack))}\n")
     (new / "inputs").write_text(b.inputs + "\n")
     settle(new, image)
     say(f"the sandbox image is ready ({(image / 'image.tar').stat().st_size / 1e6:.0f} MB, "
@@ -212,7 +212,7 @@ def settle(new: Path, image: Path) -> None:
         shutil.rmtree(image, ignore_errors=True)
         new.rename(image)
         return
-    for name in ("image.tar", "layers.json", "build", "inputs"):
+    for name in ("image.tar", "layers.json", "build", "manifest", "inputs"):
         (new / name).replace(image / name)
 
 
@@ -246,14 +246,18 @@ def make_lib(b: Build, debian: archive.Layer, out: Path) -> None:
             layers.write(layer, layers.folder_entries(root / "opt/nanoclaw/lib", "opt/nanoclaw/lib"))
 
 
-def make_runner(b: Build, debian: archive.Layer, out: Path, build_id: str) -> None:
+def make_runner(b: Build, debian: archive.Layer, out: Path) -> str:
+    """Write the layer; the digest of the sources that went into it (of the copy: the originals may be being edited)."""
+    say("the runner")
     with python_root(b, debian) as root:
         place = root / "opt/nanoclaw"
         shutil.copytree(RUNNER, place / "runner", ignore=shutil.ignore_patterns("__pycache__"))
-        wheels.compile_inside(root, "/opt/nanoclaw/runner")
+        build_id = runner_digest(place / "runner")
         (place / "BUILD").write_text(build_id + "\n")
+        wheels.compile_inside(root, "/opt/nanoclaw/runner")
         with out.open("wb") as layer:
             layers.write(layer, layers.folder_entries(place, "opt/nanoclaw"))
+    return build_id
 
 
 @contextmanager

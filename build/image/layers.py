@@ -72,12 +72,17 @@ def _path_entry(path: Path, name: str) -> Iterator[Entry]:
         yield member, content
 
 
-def file_entry(name: str, content: bytes) -> tuple[tarfile.TarInfo, bytes]:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    return member, content
-
-
 def digest(path: Path) -> str:
     with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+        return digest_of(f)
+
+
+def digest_of(content: IO[bytes]) -> str:
+    found = hashlib.sha256()
+    while data := content.read(1 << 20):
+        found.update(data)
+    return found.hexdigest()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

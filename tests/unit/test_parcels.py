@@ -76,6 +76,7 @@ def put(cache: Path, *layers: bytes) -> Image:
     place.mkdir(parents=True)
     (place / "image.tar").write_bytes(tar(*parts))
     (place / "build").write_text("b" * 64 + "\n")
+    (place / "manifest").write_text(f"sha256:{'c' * 64}\n")
     (cache / "image" / "current").write_text(f"sha256:{name}\n")
     return parcels.current_image(cache)
 
@@ -90,7 +91,7 @@ def unpack(image: Image) -> Path:
 def test_the_current_image_is_named_by_its_content(tmp_path: Path) -> None:
     image = put(tmp_path, tar(*USUAL))
     assert image.id == f"sha256:{image.archive.parent.name}"
-    assert image.build == "b" * 64
+    assert (image.build, image.manifest) == ("b" * 64, f"sha256:{'c' * 64}")
     assert not image.rootfs.exists()
 
 
