@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final
 
 Entry = dict[str, Any]
@@ -47,34 +47,35 @@ def without_cut_call(content: list[Block]) -> list[Block]:
 
 
 def mend(history: list[Entry]) -> list[Entry]:
-    """The stored conversation, made whole: it may have been cut anywhere to fit, and began or ended mid-turn.
+    """The stored conversation, made whole: it was cut to fit, and an old turn may have ended in the middle.
 
-    It begins with words of the user, every call has its result and every result its call.
+    It begins with words of the user, every call has its result in the next message, every result its call.
     """
     mended: list[Entry] = []
-    for index, entry in enumerate(history):
+    waiting: list[Block] = []  # the calls of the last message
+    for entry in history:
         content = _blocks(entry)
-        following = _blocks(history[index + 1]) if index + 1 < len(history) else []
-        if entry.get("role") == "user":
-            content = list(_known_results(content, mended))
-        if not content or (not mended and entry.get("role") != "user"):
+        if entry.get("role") == "assistant":
+            content = [block for block in content if block.get("type") != "tool_result"]
+            if waiting and content:
+                mended.append({"role": "user", "content": _answers(waiting, [])})
+            waiting = waiting if not content else calls(content) if mended else []
+        elif entry.get("role") == "user":
+            rest = [block for block in content if block.get("type") not in ("tool_use", "tool_result")]
+            content = [*_answers(waiting, content), *rest]
+            waiting = []
+        else:
             continue
-        mended.append({"role": entry["role"], "content": content})
-        if entry["role"] == "assistant" and (missing := _unanswered(content, following)):
-            mended.append({"role": "user", "content": missing})
+        if content and (mended or entry["role"] == "user"):
+            mended.append({"role": entry["role"], "content": content})
+    if waiting:
+        mended.append({"role": "user", "content": _answers(waiting, [])})
     return mended
 
 
-def _known_results(content: list[Block], before: list[Entry]) -> Iterator[Block]:
-    # The last assistant's calls; results put in for lost ones may stand between.
-    last = next((entry for entry in reversed(before) if entry["role"] == "assistant"), None)
-    known = {call["id"] for call in calls(last["content"])} if last else set()
-    return (block for block in content if block.get("type") != "tool_result" or block.get("tool_use_id") in known)
-
-
-def _unanswered(content: list[Block], following: list[Block]) -> list[Block]:
-    answered = {block.get("tool_use_id") for block in following if block.get("type") == "tool_result"}
-    return [result(call, _UNANSWERED, is_error=True) for call in calls(content) if call["id"] not in answered]
+def _answers(waiting: list[Block], content: list[Block]) -> list[Block]:
+    given = {block.get("tool_use_id"): block for block in content if block.get("type") == "tool_result"}
+    return [given.get(call["id"]) or result(call, _UNANSWERED, is_error=True) for call in waiting]
 
 
 def _blocks(entry: Entry) -> list[Block]:
