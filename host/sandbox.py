@@ -252,7 +252,9 @@ class Sandbox:
         if self._process is None:
             self._loop.call_soon(self._finish)
             return
-        rungs = [(grace, self._ask_engine_to_kill), (KILL_SECONDS, self._terminate), (1.0, self._kill)]
+        # Asked twice: the first time, the container may not exist yet.
+        asked = [(grace, self._ask_engine_to_kill), (KILL_SECONDS / 3, self._ask_engine_to_kill)]
+        rungs = [*asked, (KILL_SECONDS * 2 / 3, self._terminate), (1.0, self._kill)]
         if self._engine.kill(self.spec.name) is None:
             rungs = [(grace, self._kill)]
         self._climb([*rungs, (KILL_SECONDS, self._give_up)])

@@ -5,8 +5,8 @@ forbidden. As root it makes none: its one mapping would be to root, whom files i
 number the sandbox sees. So root sets the mounts up and then becomes `spec.uid` for good, through `setpriv` from
 the image, before the runner starts.
 
-What is launched is bwrap's own process, outside of the sandbox. It dies with us, and the sandbox's process 1
-dies with it, and then the kernel kills all that is in the sandbox: so there are no orphans.
+What is launched is bwrap's own process, outside of the sandbox. It dies with us, the sandbox's process 1 dies
+with it (as root, see `lifeline`), and the kernel kills all else that is in the sandbox: so there are no orphans.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def bwrap_argv(spec: Spec, *, root: bool, program: str = "bwrap", others: int = 
     r = spec.resources
     capabilities = [item for name in CHANGING_USER for item in ("--cap-add", name)] if root else []
     return (
+        *(lifeline(program) if root else ()),
         program,
         *NAMESPACES,
         *(() if root else USER_NAMESPACE),
@@ -76,6 +77,16 @@ def bwrap_argv(spec: Spec, *, root: bool, program: str = "bwrap", others: int = 
     )  # fmt: skip
 
 
+def lifeline(program: str) -> tuple[str, ...]:
+    """A process-number namespace around bwrap's own process, so that its death ends the sandbox.
+
+    As an ordinary user `--die-with-parent` does that. As root it does not: the kernel drops that wish when a
+    process becomes another user, and bwrap, which has given up its capabilities, may not signal it either. But
+    when process 1 of such a namespace dies, the kernel kills all that is in it, and asks nobody.
+    """
+    return (program, "--dev-bind", "/", "/", "--unshare-pid", "--as-pid-1", "--die-with-parent", "--")
+
+
 def limits(r: Resources, others: int) -> tuple[str, ...]:
     """Bounds of each process (and of the user, for their number), because there is no cgroup to bound the whole.
 
@@ -92,11 +103,10 @@ def limits(r: Resources, others: int) -> tuple[str, ...]:
 
 
 def become(uid: int, gid: int) -> tuple[str, ...]:
-    """Give up root and all that could lead back to it. The kernel forgets `--die-with-parent` when a process
-    changes its user, so it is said again."""
+    """Give up root and all that could lead back to it."""
     return (
         "/usr/bin/setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--bounding-set=-all",
-        "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--pdeathsig", "KILL",
+        "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs",
         "/usr/bin/env", f"--chdir={WORKDIR}",
     )  # fmt: skip
 
