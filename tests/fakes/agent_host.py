@@ -49,14 +49,11 @@ class Host:
         argv = command or [sys.executable, str(RUNNER), "--work", str(work), *args]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.frames: list[protocol.Frame] = []
-        self.opened: list[protocol.Open] = []
         self.stderr = b""
-        self.allow: Callable[[protocol.Open], str] = lambda _: ""
-        """The reason for a refusal, or empty."""
         self.on_frame: Callable[[protocol.Frame], None] = lambda _: None
         self._news: queue.SimpleQueue[protocol.Frame | None] = queue.SimpleQueue()
         self._writing = threading.Lock()
-        self._ends: dict[int, _End] = {}
+        self.gate = Gate(self.send)
         self._threads = [threading.Thread(target=f, daemon=True) for f in (self._read, self._read_stderr)]
         for thread in self._threads:
             thread.start()
@@ -69,8 +66,7 @@ class Host:
         self.process.wait()
         for thread in self._threads:
             thread.join(5)
-        for end in list(self._ends.values()):
-            end.cut()
+        self.gate.cut()
         assert self.process.stdin
         assert self.process.stdout
         assert self.process.stderr
@@ -131,29 +127,46 @@ class Host:
 
     def _take(self, frame: protocol.Frame) -> None:
         match frame:
-            case protocol.Open():
-                self.opened.append(frame)
-                threading.Thread(target=self._open, args=(frame,), daemon=True).start()
-            case protocol.Bytes() | protocol.Credit() | protocol.Close():
-                if end := self._ends.get(frame.stream):
-                    end.take(frame)
+            case protocol.Open() | protocol.Bytes() | protocol.Credit() | protocol.Close():
+                self.gate.take(frame)
             case _:
                 self.frames.append(frame)
                 self.on_frame(frame)
                 self._news.put(frame)
 
+
+class Gate:
+    """Connects every stream to 127.0.0.1, whatever host it names, unless `refuse` has a reason not to."""
+
+    def __init__(self, send: Callable[[Any], None]) -> None:
+        self._send = send
+        self.opened: list[protocol.Open] = []
+        self.refuse: Callable[[protocol.Open], str] = lambda _: ""
+        self._ends: dict[int, _End] = {}
+
+    def take(self, frame: protocol.Frame) -> None:
+        if isinstance(frame, protocol.Open):
+            self.opened.append(frame)
+            threading.Thread(target=self._open, args=(frame,), daemon=True).start()
+        elif isinstance(frame, protocol.Bytes | protocol.Credit | protocol.Close) and frame.stream in self._ends:
+            self._ends[frame.stream].take(frame)
+
+    def cut(self) -> None:
+        for end in list(self._ends.values()):
+            end.cut()
+
     def _open(self, asked: protocol.Open) -> None:
-        if reason := self.allow(asked):
-            self.send(protocol.Close(asked.stream, reason))
+        if reason := self.refuse(asked):
+            self._send(protocol.Close(asked.stream, reason))
             return
         try:
             sock = socket.create_connection(("127.0.0.1", asked.port), 5)
         except OSError as e:
-            self.send(protocol.Close(asked.stream, f"failed: {e.strerror}"))
+            self._send(protocol.Close(asked.stream, f"failed: {e.strerror}"))
             return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._ends[asked.stream] = end = _End(asked.stream, sock, self.send)
-        self.send(protocol.Opened(asked.stream))
+        self._ends[asked.stream] = end = _End(asked.stream, sock, self._send)
+        self._send(protocol.Opened(asked.stream))
         end.start()
 
 
