@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -36,11 +37,18 @@ def required_engines() -> frozenset[str]:
     return frozenset(name.strip() for name in names if name.strip())
 
 
-def missing(name: str, reason: str) -> None:
-    """Skip the test, or fail it where `name` was promised to be there."""
+def missing(name: str, reason: str) -> NoReturn:
+    """Skip the test, or fail it where the engine `name` was promised to be there."""
     if name in required_engines():
         pytest.fail(f"{name} is required here: {reason}", pytrace=False)
     pytest.skip(f"{name}: {reason}")
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the test, or fail it where any engine was promised: what the sandbox needs comes along with them."""
+    if required_engines():
+        pytest.fail(f"required here: {reason}", pytrace=False)
+    pytest.skip(reason)
 
 
 @functools.cache
@@ -56,7 +64,6 @@ def require_engine(name: str) -> Engine:
     found = _probe(name)
     if isinstance(found, str):
         missing(name, found)
-    assert not isinstance(found, str)
     return found
 
 
@@ -72,13 +79,10 @@ def _built() -> Image | str:
 
 @pytest.fixture
 def image() -> Image:
-    """The sandbox image, unpacked. It stands and falls with the engines: both need it."""
+    """The sandbox image, unpacked."""
     found = _built()
     if isinstance(found, str):
-        if required_engines():
-            pytest.fail(found, pytrace=False)
-        pytest.skip(found)
-    assert not isinstance(found, str)
+        unavailable(found)
     return found
 
 
