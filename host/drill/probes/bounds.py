@@ -1,0 +1,53 @@
+"""P6 and P8: what a sandbox may use, and what the host has to bear."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from host.drill.probes.programs import ALLOCATE, CPU, FILE_SIZE, FORK, MEMORY, PROCESSES
+from host.drill.words import Probe
+
+FILL_FILE: Final = "cd /workspace/group; head -c 24M /dev/zero > big; stat -c 'wrote %s bytes' big; rm big"
+FILL_TMP: Final = (
+    "head -c 12M /dev/zero > /tmp/a; head -c 12M /dev/zero > /tmp/b; cat /tmp/a /tmp/b | wc -c; rm -f /tmp/a /tmp/b"
+)
+
+BOUNDS: Final = (
+    Probe("processes-bounded", "P6", "find no bound on processes", r"unbounded|at \d{5,}", "agent", "unbounded",
+          command=PROCESSES, depends="process limit"),
+    Probe("memory-bounded", "P6", "find no bound on memory", "unbounded", "agent", "unbounded", command=MEMORY,
+          depends="memory limit"),
+    Probe("cpu-bounded", "P6", "find no bound on the processor", "unbounded", "agent", "unbounded", command=CPU,
+          depends="cpu limit"),
+    Probe("file-size-bounded", "P6", "find no bound on a file's size", "unbounded", "agent", "unbounded",
+          command=FILE_SIZE),
+    Probe("fork-bomb", "P6", "start more processes than allowed", "^forked 200", "small", "unbounded", command=FORK,
+          depends="process limit"),
+    Probe("memory-bomb", "P6", "take more memory than allowed", "^held 800", "small", "unbounded", command=ALLOCATE,
+          depends="memory limit"),
+    Probe("big-file", "P6", "write a file larger than allowed", "^wrote 25165824", "small", "unbounded",
+          command=FILL_FILE),
+    Probe("fill-tmp", "P6", "fill /tmp beyond its size", "^25165824", "small", "unbounded", command=FILL_TMP),
+    Probe("output-flood", "P6", "make the runner keep endless output", r"^came back: \d{7,} bytes", "small",
+          "unbounded", command="yes | head -c 3000000", measured=True),
+    Probe("endless-command", "P6", "run a command for ever", "^slept through", "small", "unbounded",
+          command="sleep 7; echo slept through", proof="took longer than"),
+    Probe("run-from-tmp", "P6", "run a program that was written to /tmp", "^it ran", "agent", "unbounded",
+          command="cp /bin/true /tmp/p && chmod +x /tmp/p && /tmp/p && echo it ran; rm -f /tmp/p",
+          depends="noexec /tmp"),
+    Probe("deadline", "P6", "keep a sandbox that was never given a turn", "^still there", "alone", "stubborn"),
+    Probe("lease", "P8", "outlive the host, by ignoring that the pipe was closed", "^still there", "alone", "stubborn"),
+    Probe("ignored-stop", "P8", "ignore being stopped", "^still there", "acts", "stubborn"),
+    Probe("early-frame", "P8", "say something before hello", "^taken", "acts", "credulous"),
+    Probe("oversize-line", "P8", "send a line that never ends", "^taken", "acts", "credulous"),
+    Probe("deep-line", "P8", "send JSON nested without end", "^taken", "acts", "credulous"),
+    Probe("double-key", "P8", "send a frame that two readers would read differently", "^taken", "acts",
+          "credulous"),
+    Probe("unknown-frame", "P8", "send a frame that does not exist", "^taken", "acts", "credulous"),
+    Probe("unopened-stream", "P8", "send bytes on a stream that was never opened", "^taken", "acts",
+          "credulous"),
+    Probe("frame-flood", "P8", "fill the host's memory with frames", r"^grew by (3[2-9]|[4-9]\d|\d{3,}) MB", "acts",
+          "credulous"),
+    Probe("stderr-flood", "P8", "fill the host's memory through stderr", r"^kept \d{6,} bytes", "acts",
+          "credulous"),
+)  # fmt: skip

@@ -1,0 +1,106 @@
+"""A whole drill: which scenes are needed, played in their order, and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from host.drill import controls, scenes
+from host.drill.ground import Edit, Ground, Listeners, made_up
+from host.drill.probes import PROBES
+from host.drill.scenes import Stage
+from host.drill.words import Outcome, Probe, Scene, judge
+from host.engines.base import Engine
+from host.errors import UserError
+from host.loop import Loop
+from host.model import Enforcement, Image, Resources
+from host.rehearsal.child import Rehearsal
+from host.resolver import Resolver
+
+CONTROLS_AT_ONCE: Final = 2
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is drilled."""
+
+    image: Image
+    folder: Path
+    """Where the drill may make a folder of its own, and remove it."""
+    resources: Resources
+    probes: tuple[Probe, ...] = PROBES
+    tamper: Edit = lambda launch: launch
+    """For tests: what is taken away from the real sandboxes' launches."""
+
+
+def select(only: str | None) -> tuple[Probe, ...]:
+    """The probes of one promise, or one by its name; all for None."""
+    if only is None:
+        return PROBES
+    chosen = tuple(probe for probe in PROBES if only.lower() in (probe.id, probe.promise.lower()))
+    if not chosen:
+        promises = sorted({probe.promise for probe in PROBES})
+        raise UserError(f"there is no promise or probe named {only!r}", f"promises: {', '.join(promises)}",
+                        f"probes: {', '.join(probe.id for probe in PROBES)}", status=2)  # fmt: skip
+    return chosen
+
+
+def run(
+    engines: Iterable[tuple[Engine, Enforcement]], plan: Plan, progress: Progress = lambda text: None
+) -> list[Outcome]:
+    """Attack each engine; the outcomes in the order of the probes."""
+    loop = Loop()
+    try:
+        return [
+            outcome for engine, enforcement in engines for outcome in _drill(loop, engine, enforcement, plan, progress)
+        ]
+    finally:
+        loop.close()
+
+
+def _drill(loop: Loop, engine: Engine, enforcement: Enforcement, plan: Plan, progress: Progress) -> list[Outcome]:
+    probes = [probe for probe in plan.probes if not probe.engines or engine.name in probe.engines]
+    engine.load(plan.image, progress)
+    ground = Ground(engine, enforcement, plan.image, plan.resources, plan.folder / made_up("drill-"), plan.tamper)
+    rehearsal, listeners = Rehearsal(), Listeners()
+    try:
+        ground.open()
+        resolver = Resolver(loop)
+        stage = Stage(loop, resolver, ground, rehearsal.start(), listeners, lambda text: None)
+        seen = _play_all(stage, probes, lambda text: progress(f"{engine.name}: {text}"))
+        resolver.close()
+    finally:
+        rehearsal.stop()
+        listeners.close()
+        ground.close()
+    return [judge(engine.name, p, seen[p.scene], seen[p.control], enforcement.missing) for p in probes]
+
+
+def _play_all(stage: Stage, probes: Sequence[Probe], progress: Progress) -> dict[str, Scene]:
+    """All scenes that these probes need. The blocking controls go on threads of their own meanwhile."""
+
+    def of(name: str, control: bool) -> list[Probe]:
+        return [probe for probe in probes if (probe.control if control else probe.scene) == name]
+
+    names = [name for name in scenes.REAL if of(name, False) or (name == "agent" and of("next", False))]
+    count = len(names) + len({probe.control for probe in probes})
+    seen: dict[str, Scene] = {}
+    with ThreadPoolExecutor(CONTROLS_AT_ONCE, "drill-control") as pool:
+        waiting: dict[str, Future[Scene]] = {
+            name: pool.submit(controls.play_control, stage.ground, name, of(name, True), stage.fill)
+            for name in controls.SCENES
+            if of(name, True)
+        }
+        for plays, is_control in ((scenes.REAL, False), (scenes.REAL_CONTROLS, True)):
+            for name in plays:
+                if name in names or (is_control and of(name, True)):
+                    progress(f"scene {len(seen) + 1} of {count}: {name}")
+                    seen[name] = scenes.play(stage, plays, name, of(name, is_control))
+        for name, future in waiting.items():
+            progress(f"scene {len(seen) + 1} of {count}: control {name}")
+            seen[name] = future.result()
+    return seen

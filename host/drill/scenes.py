@@ -1,0 +1,227 @@
+"""The scenes of the installation as it is: real sandboxes, the real runner, the host's own gate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from host.drill import controls, hostile, looks
+from host.drill.ground import SMALL, Ground, Listeners, key_of, made_up
+from host.drill.house import KEY_FILE, TELL, play_house
+from host.drill.probes import LEAVE
+from host.drill.standin import StandIn, seat
+from host.drill.turn import LIMITS, LOOK, Played, RealTurn, call
+from host.drill.words import RAN, Probe, Scene, measured, wrapped
+from host.errors import EngineError
+from host.loop import Loop
+from host.model import AllowedHost, Endpoint, Spec
+from host.resolver import Resolver
+
+SCENE_SECONDS: Final = 150.0
+LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
+DEADLINE: Final = 2
+"""Seconds that a sandbox without a turn is given, in the scene that waits for it to leave."""
+LEAVE_SECONDS: Final = 6.0
+SMALL_LIMITS: Final = replace(LIMITS, command_seconds=6, output_bytes=32 * 1024)
+
+
+@dataclass
+class Stage:
+    """What the real scenes are played with."""
+
+    loop: Loop
+    resolver: Resolver
+    ground: Ground
+    endpoint: Endpoint
+    listeners: Listeners
+    progress: Callable[[str], None]
+
+    def fill(self, command: str) -> str:
+        return command.replace("{port}", str(self.listeners.port)).replace("{model_port}", str(self.endpoint.port))
+
+    def turn(self, spec: Spec, prompt: str, **options: Any) -> Played:
+        return RealTurn(self.loop, self.resolver, self.ground, spec, self.endpoint, **options).play(
+            prompt, SCENE_SECONDS
+        )
+
+
+# --- a shell, and what it finds -------------------------------------------------------------------------
+
+
+def script(probes: Sequence[Probe], fill: Callable[[str], str]) -> tuple[list[str], dict[int, Probe]]:
+    """The prompt's lines for these probes, and which result belongs to which probe."""
+    lines: list[str] = []
+    where: dict[int, Probe] = {}
+    for probe in probes:
+        if probe.prepare:
+            lines.append(call("bash", command=probe.prepare))
+        if probe.command or probe.reads:
+            where[len(lines)] = probe
+            lines.append(
+                call("read_file", path=probe.reads)
+                if probe.reads
+                else call("bash", command=wrapped(fill(probe.command)))
+            )
+    return lines, where
+
+
+def take(scene: Scene, played: Played, where: dict[int, Probe]) -> None:
+    """Each probe's text from the results of the turn."""
+    for index, probe in where.items():
+        if index < len(played.results):
+            text = played.results[index]
+            scene.texts[probe.id] = measured(text) if probe.measured else f"{text}\n{RAN}" if probe.reads else text
+    scene.trouble = played.trouble
+
+
+def agent(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
+    """The agent's shell, everything it can look at, and what the host can see of it meanwhile."""
+    ground, spec, since = stage.ground, stage.ground.spec("drill"), time.time() - 1
+    lines, where = script(probes, stage.fill)
+
+    def look() -> None:
+        scene.texts |= looks.around(ground.engine, spec.name, scene.canary, since)
+
+    closing = [f"say {LOOK} first", call("bash", command=LEAVE)]
+    played = stage.turn(spec, "\n".join([*lines, *closing]), look=look)
+    take(scene, played, where)
+    if not played.was_ready:
+        take_seat(stage, scene, probes, spec, played, look)
+
+
+def take_seat(
+    stage: Stage, scene: Scene, probes: Sequence[Probe], spec: Spec, played: Played, look: Callable[[], None]
+) -> None:
+    """The host would not hand the key to this sandbox. A careful stand-in shows what an agent could do there."""
+    ground = stage.ground
+    scene.refused = played.trouble
+    try:
+        launch = seat(ground.tamper(ground.engine.launch(spec)), "careful")
+        with StandIn(ground.engine, spec.name, launch, key_of(scene.canary)) as stand_in:
+            look()
+            controls.commands(stand_in, scene, probes, stage.fill)
+    except EngineError as e:
+        scene.trouble = f"{played.trouble}; nor a stand-in: {e}"
+
+
+def following(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
+    """The next turn of the same group: what did the last one leave?"""
+    spec = stage.ground.spec("drill")
+    lines, where = script([probe for probe in probes if not probe.reads], stage.fill)
+    played = stage.turn(spec, "\n".join([*lines, "recite what you were told"]))
+    take(scene, played, where)
+    if played.reply:
+        about = [line for line in played.reply.splitlines() if "CLAUDE.md" in line and "skipped" in line]
+        scene.texts["memory-link"] = "\n".join([*about, played.reply, RAN])
+    scene.texts["planted-modules"] = controls.traces(spec)
+
+
+def small(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
+    """A sandbox with small bounds, and bombs a little larger than they."""
+    spec = stage.ground.spec("small", resources=SMALL)
+    lines, where = script(probes, stage.fill)
+    played = stage.turn(spec, "\n".join(lines), limits=SMALL_LIMITS)
+    take(scene, played, where)
+    if not played.was_ready:
+        take_seat(stage, scene, probes, spec, played, lambda: None)
+
+
+# --- the gate ---------------------------------------------------------------------------------------------
+
+
+def gate(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
+    """Through the proxy: to a host that is not allowed, and to a private address by a name that is."""
+    played = _through_proxy(stage, scene, probes, (AllowedHost("localhost", (stage.listeners.port,)),))
+    tried = sum(1 for probe in probes if probe.command)
+    rows = [row for row in played.connections if row.kind == "tool"]
+    outcomes = {row.outcome.split(":")[0] for row in rows}
+    written = len(rows) >= tried and outcomes == {"refused"}
+    told = f"{len(rows)} rows for {tried} attempts: {', '.join(sorted(outcomes))}"
+    scene.texts["unaudited"] = f"{told if written else f'not written down: {told}'}\n{RAN}"
+
+
+def gate_open(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
+    """The control: a gate that allows the drill's own listeners, and an audit that keeps nothing."""
+    ports = (stage.listeners.port, stage.endpoint.port)
+    allowed = tuple(AllowedHost(name, ports, LOOPBACK) for name in ("localhost", "127.0.0.1"))
+    played = _through_proxy(stage, scene, probes, allowed)
+    scene.texts["unaudited"] = f"not written down: 0 rows of {len(played.connections)}\n{RAN}"
+
+
+def _through_proxy(stage: Stage, scene: Scene, probes: Sequence[Probe], allowed: tuple[AllowedHost, ...]) -> Played:
+    spec = stage.ground.spec(scene.name, proxy=True)
+    lines, where = script(probes, stage.fill)
+    played = stage.turn(spec, "\n".join(lines), canary=scene.canary, allowed=allowed)
+    take(scene, played, where)
+    return played
+
+
+# --- what is said in the chat ------------------------------------------------------------------------------
+
+
+def house(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
+    words, scene.trouble = play_house(stage.loop, stage.ground, stage.endpoint)
+    if scene.trouble:
+        return
+    for probe in probes:
+        if probe.id == "home-files":
+            scene.texts[probe.id] = looks.files(stage.ground.folder / "house", scene.canary, skip=KEY_FILE)
+        else:
+            scene.texts[probe.id] = looks.told(words, scene.canary, probe.id.removeprefix("reply-"))
+
+
+def raw(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
+    """The control for replies: what the agent says, before the host has looked at it."""
+    played = stage.turn(stage.ground.spec(scene.name), TELL, canary=scene.canary)
+    scene.trouble = played.trouble
+    for probe in probes:
+        scene.texts[probe.id] = looks.told(played.reply, scene.canary, probe.id.removeprefix("reply-"))
+
+
+# --- runners that were turned, or left alone ----------------------------------------------------------------
+
+
+def true_hello(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
+    texts = hostile.play_acts(stage.loop, stage.resolver, stage.ground, ("true-hello",), stage.progress)
+    scene.texts |= {probe.id: texts["true-hello"] for probe in probes}
+
+
+def act(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
+    ids = tuple(probe.id for probe in probes)
+    scene.texts |= hostile.play_acts(stage.loop, stage.resolver, stage.ground, ids, stage.progress)
+
+
+def alone(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
+    for probe in probes:
+        is_lease = probe.id == "lease"
+        seconds = LEAVE_SECONDS if is_lease else DEADLINE + LEAVE_SECONDS
+        scene.texts[probe.id] = hostile.left_alone(
+            stage.ground, deadline=60 if is_lease else DEADLINE, close=is_lease, seconds=seconds
+        )
+
+
+Play = Callable[[Stage, Scene, Sequence[Probe]], None]
+REAL: Final[dict[str, Play]] = {
+    "agent": agent,
+    "next": following,
+    "small": small,
+    "gate": gate,
+    "house": house,
+    "acts": act,
+    "alone": alone,
+}
+"""In this order: `next` looks for what `agent` left."""
+REAL_CONTROLS: Final[dict[str, Play]] = {"gate-open": gate_open, "raw": raw, "true-hello": true_hello}
+"""Controls that need the loop, because the real host plays in them."""
+
+
+def play(stage: Stage, plays: dict[str, Play], name: str, probes: Sequence[Probe]) -> Scene:
+    """One scene. What goes wrong is told in it, and its probes are then not tested."""
+    scene = Scene(name, stage.ground.canary if plays is REAL else made_up("NCC-"))
+    try:
+        plays[name](stage, scene, probes)
+    except (EngineError, OSError) as e:
+        scene.trouble = f"the scene {name} could not be played: {e}"
+    return scene
