@@ -117,8 +117,6 @@ def _read(path: Path) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     with open(fd, "rb") as f:  # noqa: PTH123 (it is a descriptor)
         mode = os.fstat(fd).st_mode
-        if stat.S_ISDIR(mode):
-            raise RefusalError("it is a folder; list it with glob or a command")
         if not stat.S_ISREG(mode):
             raise RefusalError("it is not a regular file")
         data = f.read(MAX_FILE + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -118,15 +119,12 @@ def _ending(outcome: children.Outcome, seconds: float) -> str:
 
 def _take_note(path: str) -> str:
     """Where the shell was at its end. The agent can write that file: so a bounded read, of a plain file only."""
-    try:
+    noted = ""
+    with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return ""
-        noted = os.read(fd, CWD_LIMIT).decode("utf-8", "surrogateescape").removesuffix("\n")
-    finally:
-        os.close(fd)
+        with open(fd, "rb") as f:  # noqa: PTH123 (it is a descriptor)
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                noted = f.read(CWD_LIMIT).decode("utf-8", "surrogateescape").removesuffix("\n")
+    with contextlib.suppress(OSError):
         os.unlink(path)  # noqa: PTH108
     return noted if os.path.isabs(noted) and "\0" not in noted else ""  # noqa: PTH117
