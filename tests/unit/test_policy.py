@@ -1,0 +1,68 @@
+"""The permission table: allowed if and only if it says so, whatever is asked, by whom and about whom."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from host.model import Group
+from host.policy import ANY, MAY, NONE, OWN, authorize
+
+MAIN = Group("main", "console", "main", "main", is_main=True)
+FAMILY = Group("Family", "console", "fam", "Family")
+# Not even a group that is called main is main.
+IMPOSTOR = Group("main2", "console", "m", "main")
+
+# Written out again, from DESIGN's table and not from the code: main, other groups.
+TASKS = (
+    "schedule_task",
+    "list_tasks",
+    "get_task",
+    "update_task",
+    "pause_task",
+    "resume_task",
+    "cancel_task",
+    "run_task_now",
+)
+ADMINISTRATION = (
+    "list_groups", "register_group", "update_group", "remove_group", "refresh_chats", "write_global_memory",
+    "grant_mount", "grant_host",
+)  # fmt: skip
+EXPECTED = {
+    "send": (ANY, OWN),
+    **dict.fromkeys(TASKS, (ANY, OWN)),
+    **dict.fromkeys(ADMINISTRATION, (ANY, NONE)),
+}
+
+actions = st.sampled_from([*EXPECTED, "SEND", "send ", "", "__class__", "is_main"]) | st.text(max_size=20)
+callers = st.sampled_from([MAIN, FAMILY, IMPOSTOR])
+targets = st.none() | st.sampled_from(["main", "MAIN", "family", "Family", "main2", "nobody", ""]) | st.text(max_size=5)
+
+
+def test_the_table_is_the_one_that_was_decided() -> None:
+    assert MAY == EXPECTED
+
+
+@given(actions, callers, targets)
+def test_allowed_if_and_only_if_the_table_says_so(action: str, caller: Group, target: str | None) -> None:
+    own = target is None or target.lower() == caller.folder.lower()
+    scope = EXPECTED.get(action, (NONE, NONE))[0 if caller.is_main else 1]
+    allowed = scope is ANY or (scope is OWN and own)
+    refusal = authorize(action, caller, target)
+    assert (refusal is None) == allowed
+    if refusal is not None:
+        assert refusal.isprintable()
+        assert len(refusal) < 400
+
+
+@given(actions, callers, st.text(max_size=5), st.text(max_size=5))
+def test_a_refusal_does_not_tell_which_groups_there_are(action: str, caller: Group, one: str, other: str) -> None:
+    folder = caller.folder.lower()
+    if folder not in (one.lower(), other.lower()):
+        assert authorize(action, caller, one) == authorize(action, caller, other)
+
+
+@pytest.mark.parametrize("field", ["name", "chat", "channel"])
+def test_nothing_but_the_flag_makes_main(field: str) -> None:
+    assert authorize("register_group", Group(**{**vars(FAMILY), field: "main"})) is not None
