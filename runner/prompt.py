@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from runner import protocol, text
+from runner import plainfile, protocol, text
 
 MEMORY_LIMIT: Final = 64 * 1024
 GROUP: Final = Path("/workspace/group")
@@ -94,20 +93,8 @@ def _memory(title: str, folder: Path) -> str:
 
 
 def read_memory(folder: Path) -> str:
-    """CLAUDE.md of a folder that the agent can write, read by the process that holds the key.
-
-    So it must be what it seems: no symlink (to /proc/self/maps, say), no second name of another file, and
-    no FIFO that would never end.
-    """
-    fd = os.open(folder / "CLAUDE.md", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    with open(fd, "rb") as f:  # noqa: PTH123 (it is a descriptor)
-        seen = os.fstat(fd)
-        if not stat.S_ISREG(seen.st_mode):
-            raise OSError(0, "it is not a regular file")
-        if seen.st_nlink != 1:
-            raise OSError(0, "it has more than one name (hard links)")
-        data = f.read(MEMORY_LIMIT + 1)
-        if len(data) <= MEMORY_LIMIT:
-            return text.printable(data)
-        shown = text.printable(data[:MEMORY_LIMIT])
-        return f"{shown}\n[cut here: the file has {seen.st_size} bytes, {MEMORY_LIMIT} are shown; shorten it]"
+    data, size = plainfile.read(folder / "CLAUDE.md", MEMORY_LIMIT)
+    shown = text.printable(data)
+    if size > MEMORY_LIMIT:
+        shown += f"\n[cut here: the file has {size} bytes, {MEMORY_LIMIT} are shown; shorten it]"
+    return shown

@@ -6,13 +6,12 @@ import contextlib
 import json
 import os
 import secrets
-import stat
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from runner import children, protocol, text
+from runner import children, plainfile, protocol, text
 
 HOME: Final = "/tmp/home"  # noqa: S108 (the container's own /tmp, gone with it)
 WORKDIR: Final = "/workspace/group"
@@ -118,13 +117,10 @@ def _ending(outcome: children.Outcome, seconds: float) -> str:
 
 
 def _take_note(path: str) -> str:
-    """Where the shell was at its end. The agent can write that file: so a bounded read, of a plain file only."""
+    """Where the shell was at its end."""
     noted = ""
     with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as f:  # noqa: PTH123 (it is a descriptor)
-            if stat.S_ISREG(os.fstat(fd).st_mode):
-                noted = f.read(CWD_LIMIT).decode("utf-8", "surrogateescape").removesuffix("\n")
+        noted = plainfile.read(Path(path), CWD_LIMIT)[0].decode("utf-8", "surrogateescape").removesuffix("\n")
     with contextlib.suppress(OSError):
         os.unlink(path)  # noqa: PTH108
     return noted if os.path.isabs(noted) and "\0" not in noted else ""  # noqa: PTH117
