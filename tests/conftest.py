@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from host import parcels
 from host.engines.base import Engine
@@ -20,6 +21,10 @@ from host.errors import EngineError, UserError
 from host.model import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# A deadline measures the machine, and a small one is slow to make examples: neither is a failure of ours.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def cache_folder() -> Path:
