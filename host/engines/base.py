@@ -207,5 +207,7 @@ def _rest(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)
         return b"", b""
     return out, err

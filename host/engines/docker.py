@@ -45,7 +45,9 @@ NOT_RECURSIVE: Final = "bind-nonrecursive=true"
 NOT_RECURSIVE_25: Final = "bind-recursive=disabled"
 
 
-def run_argv(spec: Spec, program: str = "docker", not_recursive: str = NOT_RECURSIVE) -> tuple[str, ...]:
+def run_argv(
+    spec: Spec, program: str = "docker", not_recursive: str = NOT_RECURSIVE, image_id: str = ""
+) -> tuple[str, ...]:
     """The whole command line. Each flag has its reason beside it.
 
     Not here: `--init` (see `start_command`), `-v` (creates missing sources as root, and splits at colons),
@@ -95,7 +97,7 @@ def run_argv(spec: Spec, program: str = "docker", not_recursive: str = NOT_RECUR
         *[item for name in PROXY_VARIABLES for item in ("-e", name, "-e", name.lower())],
         *[item for mount in spec.mounts for item in ("--mount", mount_value(mount, not_recursive))],
         # By id, never by tag: a tag can be moved.
-        spec.image.id,
+        image_id or spec.image.id,
         *start_command(spec),
     )  # fmt: skip
 
@@ -137,6 +139,8 @@ class Docker:
         self._filters_calls = True
         """Whether its containers run under a seccomp profile. Known after `probe`, as the next."""
         self._not_recursive = NOT_RECURSIVE
+        self._ids: dict[str, str] = {}
+        """What this daemon calls an image, by our id of it. Known after `load`."""
 
     # --- what it can ---------------------------------------------------------------------------------
 
@@ -152,18 +156,19 @@ class Docker:
         return Enforcement("docker", str(info["ServerVersion"]), missing)
 
     def load(self, image: Image, progress: Callable[[str], None]) -> None:
-        if self._has(image):
+        if self._find(image):
             return
         progress("docker: loading the sandbox image (once) …")
         with tempfile.TemporaryFile() as said:
             self._load(image, progress, said)
             said.seek(0)
             words = said.read(4096).decode(errors="replace").strip()
-        if not self._has(image):
+        if not self._find(image):
             raise EngineError(f"docker loaded the image {image.archive}, but has no {image.id} now: it said {words!r}")
 
     def launch(self, spec: Spec) -> Launch:
-        return Launch(run_argv(spec, self.program, self._not_recursive))
+        known_as = self._ids.get(spec.image.id, spec.image.id)
+        return Launch(run_argv(spec, self.program, self._not_recursive, known_as))
 
     def claims(self, spec: Spec) -> dict[str, int]:
         return {"fsize_limit": spec.resources.file_bytes} | ({"seccomp": 2} if self._filters_calls else {})
@@ -196,11 +201,17 @@ class Docker:
     def _ask(self, *arguments: str, seconds: float = ASK_SECONDS) -> Answer:
         return run((self.program, *arguments), seconds)
 
-    def _has(self, image: Image) -> bool:
-        answer = self._ask("image", "inspect", "--format", "{{.Id}}", image.id)
-        if answer.status is None:
-            raise EngineError(f"docker did not answer within {ASK_SECONDS:.0f} seconds", *_RESTART)
-        return answer.status == 0 and answer.out.strip() == image.id
+    def _find(self, image: Image) -> bool:
+        """Whether the daemon has exactly this image. One that keeps images in containerd knows it by the digest of
+        its manifest, others by that of its config; both are digests of all that is in it."""
+        for name in filter(None, (image.id, image.manifest)):
+            answer = self._ask("image", "inspect", "--format", "{{.Id}}", name)
+            if answer.status is None:
+                raise EngineError(f"docker did not answer within {ASK_SECONDS:.0f} seconds", *_RESTART)
+            if answer.status == 0 and answer.out.strip() == name:
+                self._ids[image.id] = name
+                return True
+        return False
 
     def _load(self, image: Image, progress: Callable[[str], None], said: IO[bytes]) -> None:
         process = subprocess.Popen(

@@ -59,11 +59,14 @@ class Unclaimed(Edited):
 class Watched:
     """A sandbox and all that it told its owner."""
 
-    sandbox: Sandbox
     house: House
+    sandbox: Sandbox = field(init=False)
     frames: list[Frame] = field(default_factory=list)
     gone: list[Gone] = field(default_factory=list)
     ready: int = 0
+
+    def now_ready(self) -> None:
+        self.ready += 1
 
     def until(self, condition: Callable[[], object], seconds: float = 30) -> None:
         self.house.until(condition, seconds)
@@ -157,20 +160,19 @@ class House:
         return self.start_with(spec, kind(self.engine, lambda launch: edit(self._with_runner(launch, fake))))
 
     def start_with(self, spec: Spec, engine: Engine, build: str = "test-build") -> Watched:
-        watched: list[Watched] = []
-        sandbox = Sandbox(
+        w = Watched(house=self)
+        w.sandbox = Sandbox(
             self.loop,
             engine,
             spec,
             expect_build=build,
-            on_ready=lambda: setattr(watched[0], "ready", watched[0].ready + 1),
-            on_frame=lambda frame: watched[0].frames.append(frame),
-            on_gone=lambda gone: watched[0].gone.append(gone),
+            on_ready=w.now_ready,
+            on_frame=w.frames.append,
+            on_gone=w.gone.append,
         )
-        watched.append(Watched(sandbox, self))
-        self.made.append(watched[0])
-        sandbox.start()
-        return watched[0]
+        self.made.append(w)
+        w.sandbox.start()
+        return w
 
     def processes(self) -> list[int]:
         """Those that see this test's folder mounted: the sandboxes', whoever started them."""

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 BEHAVIOUR = sys.argv[1]
 OPTIONS = json.loads(sys.argv[2])
@@ -27,7 +28,7 @@ if OPTIONS.get("seal", True):
     os.dup2(os.open("/dev/null", os.O_RDWR), 0)
     os.dup2(2, 1)
 
-HELD = b""
+HELD = bytearray()
 
 
 def send(**frame: object) -> None:
@@ -38,13 +39,13 @@ def send(**frame: object) -> None:
 
 def receive() -> dict:
     """The next frame; the end of the pipe is the end of this process."""
-    global HELD
     while b"\n" not in HELD:
         piece = IN.read(1 << 20)
         if not piece:
             os._exit(0)
-        HELD += piece
-    line, _, HELD = HELD.partition(b"\n")
+        HELD.extend(piece)
+    line, _, rest = HELD.partition(b"\n")
+    HELD[:] = rest
     return json.loads(line)
 
 
@@ -53,8 +54,8 @@ def limit(kind: int) -> int:
 
 
 def hello() -> None:
-    status = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
-    devices = [line.split(":")[0].strip() for line in open("/proc/net/dev") if ":" in line]
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    devices = [line.split(":")[0].strip() for line in Path("/proc/net/dev").read_text().splitlines() if ":" in line]
     checks = {
         "pid": os.getpid(),
         "uid": os.getuid(),
@@ -72,7 +73,7 @@ def hello() -> None:
     }
     mounts = {}
     for target, path in OPTIONS["stat"].items():
-        seen = os.stat(path)
+        seen = Path(path).stat()
         mounts[target] = f"{seen.st_dev}:{seen.st_ino}"
     frame = {"frame": "hello", "version": OPTIONS["version"], "build": OPTIONS["build"], "mounts": mounts}
     checks.update(OPTIONS.get("checks", {}))
@@ -87,7 +88,13 @@ def shell() -> None:
         clean = {k: os.environ[k] for k in ("PATH", "HOME", "LANG") if k in os.environ}
         try:
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=clean, timeout=30
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=clean,
+                timeout=30,
+                check=False,
             )
             output = done.stdout[-100_000:].decode(errors="replace")
         except subprocess.TimeoutExpired:

@@ -155,8 +155,8 @@ print(call(435, None, 0), call(425, 1, None), call(424, -1, 0, None, 0), call(20
 
 @pytest.mark.skipif(os.uname().machine not in MACHINES, reason="no filter for this machine")
 def test_the_kernel_takes_it_and_programs_run_under_it() -> None:
-    filter_code = program(os.uname().machine)
-    done = subprocess.run([sys.executable, "-c", PROBE], input=filter_code, capture_output=True, timeout=60, check=False)
+    code = program(os.uname().machine)
+    done = subprocess.run([sys.executable, "-c", PROBE], input=code, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode().splitlines() == [
         "children", "threads", "True", "EAFNOSUPPORT", "EAFNOSUPPORT", "EAFNOSUPPORT", "ENOSYS ENOSYS EBADF ENOSYS",
