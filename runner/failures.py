@@ -78,7 +78,10 @@ def understand(error: Exception, secrets: dict[str, str]) -> Trouble | None:
 
 
 def _connection(error: anthropic.APIConnectionError, secrets: dict[str, str]) -> Trouble:
-    reason = _quote(str(error.__cause__ or "no reason given"), secrets)
+    cause = error.__cause__
+    reason = _quote(str(cause or "no reason given"), secrets)
+    if not isinstance(cause, httpx2.ConnectError):
+        return Trouble("endpoint", f"The model endpoint broke the connection: {reason}.", retry=True)
     # Refused by the host's rules, or by the certificate check: the same again will not help.
     final = reason.startswith(("refused:", "TLS: the certificate"))
     return Trouble("endpoint", f"The model endpoint cannot be reached: {reason}.", retry=not final)
