@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
     5: ("app", "attempt", "cli", "doctor", "drill", "service"),
-    4: ("sandbox", "pool", "gate", "resolver", "control", "channels", "rehearsal"),
+    4: ("sandbox", "pool", "gate", "link", "resolver", "control", "channels", "rehearsal"),
     3: ("config", "store", "migrations", "allowlist", "beneath", "credentials", "engines", "lines", "loop", "log",
         "parcels", "source"),
     2: ("intake", "policy", "turns", "schedule"),
