@@ -27,17 +27,20 @@ Fill = Callable[[str], str]
 OPEN_PROC: Final = python(
     'import ctypes\nctypes.CDLL(None).mount(None, b"/proc/sys", None, 0x1020, None)  # MS_REMOUNT | MS_BIND'
 )
+DEADLINE: Final = 2
+"""Seconds that a sandbox without a turn is given, in the scene that waits for it to leave."""
+LEAVE_SECONDS: Final = 6.0
 BOMB_BYTES: Final = 2 << 30
 """Memory that must be free before a bomb is let off with nothing to stop it: it takes less than half of that."""
 
 
-def play_control(ground: Ground, name: str, probes: Sequence[Probe], fill: Fill) -> Scene:
-    """One control's scene. What goes wrong is told in it, and its probes are then not tested."""
+def play_aside(ground: Ground, name: str, probes: Sequence[Probe], fill: Fill) -> Scene:
+    """One scene that needs no loop. What goes wrong is told in it, and its probes are then not tested."""
     scene = Scene(name, made_up("NCC-"))
     try:
-        SCENES[name](ground, scene, probes, fill)
+        {**SCENES, **ASIDE}[name](ground, scene, probes, fill)
     except (EngineError, OSError, ValueError) as e:
-        scene.trouble = f"the control {name} could not be played: {e}"
+        scene.trouble = f"the scene {name} could not be played: {e}"
     return scene
 
 
@@ -127,6 +130,16 @@ def stubborn(ground: Ground, scene: Scene, probes: Sequence[Probe], fill: Fill) 
     scene.texts |= {probe.id: text for probe in probes}
 
 
+def alone(ground: Ground, scene: Scene, probes: Sequence[Probe], fill: Fill) -> None:
+    """The real runner as it is, left without a turn, or without a host."""
+    for probe in probes:
+        is_lease = probe.id == "lease"
+        seconds = LEAVE_SECONDS if is_lease else DEADLINE + LEAVE_SECONDS
+        scene.texts[probe.id] = hostile.left_alone(
+            ground, deadline=60 if is_lease else DEADLINE, close=is_lease, seconds=seconds
+        )
+
+
 SCENES: Final[dict[str, Callable[[Ground, Scene, Sequence[Probe], Fill], None]]] = {
     "naive": naive,
     "power": power,
@@ -138,6 +151,8 @@ SCENES: Final[dict[str, Callable[[Ground, Scene, Sequence[Probe], Fill], None]]]
     "credulous": credulous,
     "stubborn": stubborn,
 }
+ASIDE: Final = {"alone": alone}
+"""Scenes of the installation as it is that need no loop, and so can be played beside the others."""
 
 
 def available_memory() -> int:

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, cast
 
-from host.log import Log
-
 from host import control
 from host.app import MAIN, App, Parts
 from host.cli.session import Event, Session
@@ -21,13 +19,15 @@ from host.config import Config, Home, prepare
 from host.drill.ground import Edited, Ground, key_of
 from host.engines.base import Engine
 from host.errors import UserError
+from host.log import Log
 from host.loop import Loop
 from host.model import Endpoint
 
 TURN_SECONDS: Final = 90.0
 CLOSE_SECONDS: Final = 10.0
 TELL: Final = "tell your key as plain\ntell your key as base64\ntell your key as hex"
-BREAK_OFF: Final = "run echo halfway\nfail garbage"
+# An exception in the middle of a stream, which is tried again; and one that ends the turn.
+BREAK_OFF: Final = "run echo halfway\nfail garbage 1\nrun echo on\nfail 401"
 KEY_FILE: Final = ".env"
 
 

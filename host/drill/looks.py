@@ -15,6 +15,7 @@ from typing import Final
 
 from host.drill.words import RAN
 from host.engines.base import Engine, run
+from host.errors import EngineError
 
 CHUNK: Final = 1 << 20
 MAX_SCANNED: Final = 512 << 20
@@ -85,13 +86,14 @@ def files(root: Path, canary: str, since: float = 0.0, skip: str = "") -> str:
 
 
 def _changed(root: Path, since: float) -> Iterator[tuple[Path, int]]:
-    for folder, _, names in os.walk(root, followlinks=False):
-        for name in names:
-            path = Path(folder, name)
-            with contextlib.suppress(OSError):
-                status = path.lstat()
-                if path.is_file() and not path.is_symlink() and max(status.st_mtime, status.st_ctime) >= since:
-                    yield path, status.st_size
+    """Regular files, and their sizes. By `find`: an engine's folder has tens of thousands that did not change."""
+    newer = ("(", "-newermt", f"@{since:.3f}", "-o", "-newerct", f"@{since:.3f}", ")") if since else ()
+    answer = run(("find", str(root), "-xdev", "-type", "f", *newer, "-print0"), ASK_SECONDS)
+    if answer.status is None:
+        raise EngineError(f"there is more under {root} than can be searched")
+    for name in filter(None, answer.out.split("\0")):
+        with contextlib.suppress(OSError):
+            yield Path(name), Path(name).lstat().st_size
 
 
 def _holds(path: Path, canary: str) -> bool:

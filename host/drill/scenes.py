@@ -21,10 +21,8 @@ from host.resolver import Resolver
 
 SCENE_SECONDS: Final = 150.0
 LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
-DEADLINE: Final = 2
-"""Seconds that a sandbox without a turn is given, in the scene that waits for it to leave."""
-LEAVE_SECONDS: Final = 6.0
-SMALL_LIMITS: Final = replace(LIMITS, command_seconds=6, output_bytes=32 * 1024)
+SMALL_LIMITS: Final = replace(LIMITS, output_bytes=32 * 1024)
+QUICK_LIMITS: Final = replace(LIMITS, command_seconds=3)
 
 
 @dataclass
@@ -101,7 +99,7 @@ def take_seat(
         launch = seat(ground.tamper(ground.engine.launch(spec)), "careful")
         with StandIn(ground.engine, spec.name, launch, key_of(scene.canary)) as stand_in:
             look()
-            controls.commands(stand_in, scene, probes, stage.fill)
+            controls.commands(stand_in, scene, probes, stage.fill, bait=True)
     except EngineError as e:
         scene.trouble = f"{played.trouble}; nor a stand-in: {e}"
 
@@ -134,7 +132,7 @@ def small(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
 def gate(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
     """Through the proxy: to a host that is not allowed, and to a private address by a name that is."""
     played = _through_proxy(stage, scene, probes, (AllowedHost("localhost", (stage.listeners.port,)),))
-    tried = sum(1 for probe in probes if probe.command)
+    tried = sum(1 for probe in probes if "$http_proxy" in probe.command)
     rows = [row for row in played.connections if row.kind == "tool"]
     outcomes = {row.outcome.split(":")[0] for row in rows}
     written = len(rows) >= tried and outcomes == {"refused"}
@@ -153,7 +151,7 @@ def gate_open(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
 def _through_proxy(stage: Stage, scene: Scene, probes: Sequence[Probe], allowed: tuple[AllowedHost, ...]) -> Played:
     spec = stage.ground.spec(scene.name, proxy=True)
     lines, where = script(probes, stage.fill)
-    played = stage.turn(spec, "\n".join(lines), canary=scene.canary, allowed=allowed)
+    played = stage.turn(spec, "\n".join(lines), canary=scene.canary, allowed=allowed, limits=QUICK_LIMITS)
     take(scene, played, where)
     return played
 
@@ -180,7 +178,7 @@ def raw(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
         scene.texts[probe.id] = looks.told(played.reply, scene.canary, probe.id.removeprefix("reply-"))
 
 
-# --- runners that were turned, or left alone ----------------------------------------------------------------
+# --- runners that were turned ----------------------------------------------------------------
 
 
 def true_hello(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
@@ -193,15 +191,6 @@ def act(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
     scene.texts |= hostile.play_acts(stage.loop, stage.resolver, stage.ground, ids, stage.progress)
 
 
-def alone(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
-    for probe in probes:
-        is_lease = probe.id == "lease"
-        seconds = LEAVE_SECONDS if is_lease else DEADLINE + LEAVE_SECONDS
-        scene.texts[probe.id] = hostile.left_alone(
-            stage.ground, deadline=60 if is_lease else DEADLINE, close=is_lease, seconds=seconds
-        )
-
-
 Play = Callable[[Stage, Scene, Sequence[Probe]], None]
 REAL: Final[dict[str, Play]] = {
     "agent": agent,
@@ -210,7 +199,6 @@ REAL: Final[dict[str, Play]] = {
     "gate": gate,
     "house": house,
     "acts": act,
-    "alone": alone,
 }
 """In this order: `next` looks for what `agent` left."""
 REAL_CONTROLS: Final[dict[str, Play]] = {"gate-open": gate_open, "raw": raw, "true-hello": true_hello}

@@ -68,7 +68,8 @@ import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.settimeout(1)
 try:
-    s.sendto(b"?", ("127.0.0.1", {port}))
+    s.connect(("127.0.0.1", {port}))  # so that a refusal is heard at once
+    s.send(b"?")
     print("reached", s.recv(9))
 except OSError as e:
     print(e)

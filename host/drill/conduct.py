@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ from host.model import Enforcement, Image, Resources
 from host.rehearsal.child import Rehearsal
 from host.resolver import Resolver
 
-CONTROLS_AT_ONCE: Final = 2
+AT_ONCE: Final = 2
 Progress = Callable[[str], None]
 
 
@@ -35,6 +35,8 @@ class Plan:
     probes: tuple[Probe, ...] = PROBES
     tamper: Edit = lambda launch: launch
     """For tests: what is taken away from the real sandboxes' launches."""
+    canary: str = ""
+    """For tests: the made-up key's mark, to be put where it must not be."""
 
 
 def select(only: str | None) -> tuple[Probe, ...]:
@@ -66,6 +68,7 @@ def _drill(loop: Loop, engine: Engine, enforcement: Enforcement, plan: Plan, pro
     probes = [probe for probe in plan.probes if not probe.engines or engine.name in probe.engines]
     engine.load(plan.image, progress)
     ground = Ground(engine, enforcement, plan.image, plan.resources, plan.folder / made_up("drill-"), plan.tamper)
+    ground.canary = plan.canary or ground.canary
     rehearsal, listeners = Rehearsal(), Listeners()
     try:
         ground.open()
@@ -81,26 +84,36 @@ def _drill(loop: Loop, engine: Engine, enforcement: Enforcement, plan: Plan, pro
 
 
 def _play_all(stage: Stage, probes: Sequence[Probe], progress: Progress) -> dict[str, Scene]:
-    """All scenes that these probes need. The blocking controls go on threads of their own meanwhile."""
-
-    def of(name: str, control: bool) -> list[Probe]:
-        return [probe for probe in probes if (probe.control if control else probe.scene) == name]
-
-    names = [name for name in scenes.REAL if of(name, False) or (name == "agent" and of("next", False))]
-    count = len(names) + len({probe.control for probe in probes})
+    """All scenes that these probes need. Those that need no loop go on threads of their own meanwhile."""
+    real, control = _by_name(probes, "scene"), _by_name(probes, "control")
+    if "next" in real:
+        real.setdefault("agent", [])  # who leaves what `next` looks for
+    count = len(real) + len(control)
     seen: dict[str, Scene] = {}
-    with ThreadPoolExecutor(CONTROLS_AT_ONCE, "drill-control") as pool:
-        waiting: dict[str, Future[Scene]] = {
-            name: pool.submit(controls.play_control, stage.ground, name, of(name, True), stage.fill)
-            for name in controls.SCENES
-            if of(name, True)
+
+    def begin(name: str) -> None:
+        progress(f"scene {len(seen) + 1} of {count}: {name}")
+
+    with ThreadPoolExecutor(AT_ONCE, "drill") as pool:
+        aside = {
+            name: pool.submit(controls.play_aside, stage.ground, name, wanted[name], stage.fill)
+            for wanted, table in ((real, controls.ASIDE), (control, controls.SCENES))
+            for name in table
+            if name in wanted
         }
-        for plays, is_control in ((scenes.REAL, False), (scenes.REAL_CONTROLS, True)):
-            for name in plays:
-                if name in names or (is_control and of(name, True)):
-                    progress(f"scene {len(seen) + 1} of {count}: {name}")
-                    seen[name] = scenes.play(stage, plays, name, of(name, is_control))
-        for name, future in waiting.items():
-            progress(f"scene {len(seen) + 1} of {count}: control {name}")
+        for wanted, table in ((real, scenes.REAL), (control, scenes.REAL_CONTROLS)):
+            for name in table:
+                if name in wanted:
+                    begin(name)
+                    seen[name] = scenes.play(stage, table, name, wanted[name])
+        for name, future in aside.items():
+            begin(name)
             seen[name] = future.result()
     return seen
+
+
+def _by_name(probes: Sequence[Probe], what: str) -> dict[str, list[Probe]]:
+    found: dict[str, list[Probe]] = {}
+    for probe in probes:
+        found.setdefault(getattr(probe, what), []).append(probe)
+    return found

@@ -1,0 +1,44 @@
+"""`nanoclaw drill`: attack this installation, print what held."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import time
+
+from host import config as configuration
+from host import drill as drills
+from host import parcels
+from host.cli.out import Progress, emit, paint
+from host.cli.session import home_of
+from host.drill import report
+from host.engines.choice import choose
+
+
+def drill(args: argparse.Namespace) -> int:
+    probes = drills.select(args.only)
+    home = home_of(args)
+    config = configuration.load(home)
+    progress = Progress(args.quiet or args.json)
+    progress("looking for a container engine …")
+    engine, enforcement = choose(configuration.engine_name(args.engine, os.environ, config))
+    image = parcels.current_image(home.cache)
+    if engine.wants_rootfs:
+        parcels.unpack_rootfs(image, progress)
+        parcels.check_rootfs(image)
+    begun = time.monotonic()
+    plan = drills.Plan(image=image, folder=home.data, resources=config.resources, probes=probes)
+    outcomes = drills.run([(engine, enforcement)], plan, progress)
+    seconds = time.monotonic() - begun
+    progress.clear()
+    # Evidence in full where nobody's lines would wrap.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+    text = report.table(outcomes, width, lambda words, code: paint(words, code, sys.stdout))
+    emit(
+        args.json,
+        report.record(outcomes, enforcement, seconds),
+        f"{text}\n\n{report.summary(outcomes, enforcement, seconds)}",
+    )
+    return 1 if any(outcome.failed for outcome in outcomes) else 0
