@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import IO, Final
 
 READ: Final = 64 * 1024
 TICK: Final = 0.05
@@ -117,14 +117,16 @@ def _let_go(process: subprocess.Popen[bytes]) -> None:
     """Something in the background may still write: swallow that until it ends, or its next line kills it."""
     pipe = process.stdout
     assert pipe is not None
-    threading.Thread(target=_swallow, args=(pipe.fileno(), pipe), name="swallow", daemon=True).start()
+    try:
+        threading.Thread(target=_swallow, args=(pipe,), name="swallow", daemon=True).start()
+    except RuntimeError:  # no thread left: the agent used them up
+        pipe.close()
 
 
-def _swallow(fd: int, pipe: object) -> None:
-    with contextlib.suppress(OSError):
-        while os.read(fd, READ):
+def _swallow(pipe: IO[bytes]) -> None:
+    with pipe, contextlib.suppress(OSError):
+        while os.read(pipe.fileno(), READ):
             pass
-    pipe.close()  # type: ignore[attr-defined]
 
 
 # --- orphans ----------------------------------------------------------------------------------------

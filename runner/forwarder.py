@@ -9,6 +9,7 @@ import contextlib
 import re
 import socket
 import threading
+import time
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
@@ -23,6 +24,7 @@ MAX_HEAD: Final = 64 * 1024
 HEAD_SECONDS: Final = 30.0
 CONNECT_SECONDS: Final = 60.0
 IDLE_SECONDS: Final = 600.0
+FULL_SECONDS: Final = 0.2
 READ: Final = 48 * 1024
 
 _HOP_HEADERS: Final = ("proxy-connection", "proxy-authorization", "connection", "keep-alive")
@@ -49,8 +51,12 @@ def _accept(listening: socket.socket, streams: Streams) -> None:
     slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
     while True:
         slots.acquire()
-        connection, _ = listening.accept()
-        threading.Thread(target=_serve, args=(connection, streams, slots), daemon=True).start()
+        try:
+            connection, _ = listening.accept()
+            threading.Thread(target=_serve, args=(connection, streams, slots), daemon=True).start()
+        except (OSError, RuntimeError):  # no descriptor or no thread left: the agent used them up
+            slots.release()
+            time.sleep(FULL_SECONDS)
 
 
 def _serve(connection: socket.socket, streams: Streams, slots: threading.BoundedSemaphore) -> None:

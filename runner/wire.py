@@ -7,6 +7,7 @@ process is PID 1, and all that the agent started goes with it.
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import queue
 import sys
@@ -71,9 +72,8 @@ class Wire:
     def finish(self, frame: protocol.Done | protocol.Failed) -> NoReturn:
         """Say the last word and leave. The first caller wins; the lock is never given back."""
         line = protocol.encode(frame)
-        last_resort = threading.Timer(FLUSH_SECONDS, leave, (EXIT_LATE,))
-        last_resort.daemon = True
-        last_resort.start()
+        with contextlib.suppress(RuntimeError):  # the agent may have used up all threads
+            start_timer(FLUSH_SECONDS, lambda: leave(EXIT_LATE))
         self._writing.acquire()
         self._write(line)
         leave(EXIT_DONE)
@@ -135,15 +135,15 @@ class Deadline:
     """Ends the process by itself: a dead container engine gives no end of file."""
 
     def __init__(self, seconds: float, late: Callable[[], None]) -> None:
-        self._timer = self._start(seconds, late)
+        self._timer = start_timer(seconds, late)
 
     def extend(self, seconds: float, late: Callable[[], None]) -> None:
         self._timer.cancel()
-        self._timer = self._start(seconds, late)
+        self._timer = start_timer(seconds, late)
 
-    @staticmethod
-    def _start(seconds: float, late: Callable[[], None]) -> threading.Timer:
-        timer = threading.Timer(seconds, late)
-        timer.daemon = True
-        timer.start()
-        return timer
+
+def start_timer(seconds: float, late: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, late)
+    timer.daemon = True
+    timer.start()
+    return timer

@@ -77,7 +77,7 @@ class Host:
 
     def send(self, frame: protocol.Frame) -> None:
         assert self.process.stdin
-        with self._writing, contextlib.suppress(BrokenPipeError):
+        with self._writing, contextlib.suppress(BrokenPipeError, ValueError):  # gone, or closed by us
             self.process.stdin.write(protocol.encode(frame))
             self.process.stdin.flush()
 
