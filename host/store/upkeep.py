@@ -37,8 +37,8 @@ def stats(db: sqlite3.Connection, now: float) -> dict[str, int]:
     names = ("messages", "unanswered", "unsent", "turns", "failed_turns", "tokens_last_day", "database_bytes")
     row = db.execute(
         "SELECT (SELECT count(*) FROM messages),"
-        " (SELECT count(*) FROM groups g JOIN messages m ON m.channel = g.channel AND m.chat = g.chat"
-        "  AND m.seq > g.answered_upto),"
+        " (SELECT ifnull(sum((SELECT count(*) FROM messages m WHERE m.channel = g.channel AND m.chat = g.chat"
+        "  AND m.seq > g.answered_upto)), 0) FROM groups g),"
         " (SELECT count(*) FROM outbox WHERE sent_at IS NULL),"
         " count(*), ifnull(sum(outcome LIKE 'failed:%'), 0),"
         " ifnull(sum((tokens_in + tokens_out) * (started_at > ?)), 0),"

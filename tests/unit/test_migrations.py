@@ -124,6 +124,29 @@ migrate(db, path, steps)
         assert db.execute("SELECT y FROM three").fetchall() == [(2,)]
 
 
+@pytest.mark.parametrize("step", range(len(FUTURE)))
+def test_a_kill_between_a_step_and_its_version_undoes_the_step(path: Path, step: int) -> None:
+    script = f"""
+import os, signal, sqlite3, sys
+from pathlib import Path
+from host.migrations import migrate
+from tests.unit.test_migrations import FUTURE
+path = Path(sys.argv[1])
+db = sqlite3.connect(path, isolation_level=None)
+def watch(action, name, value, *_):
+    if (action, name, value) == (sqlite3.SQLITE_PRAGMA, "user_version", "{step + 1}"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return sqlite3.SQLITE_OK
+db.set_authorizer(watch)
+migrate(db, path, FUTURE)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(path)], timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    with opened(path) as db:
+        migrate(db, path, FUTURE)
+        assert db.execute("SELECT y FROM three").fetchall() == [(2,)]
+
+
 def test_a_half_made_copy_is_made_again_and_a_whole_one_stays(path: Path) -> None:
     with opened(path) as db:
         migrate(db, path, FUTURE[:1])

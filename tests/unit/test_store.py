@@ -331,7 +331,9 @@ def test_recover_marks_what_a_crash_left_open_and_the_messages_are_still_pending
 # --- S4: sent -----------------------------------------------------------------------------------------
 
 
-def test_what_was_sent_is_not_pending_and_a_foreign_number_changes_nothing(store: Store, path: Path) -> None:
+def test_what_was_sent_is_not_pending_and_a_foreign_number_changes_nothing(
+    store: Store, path: Path, clock: Clock
+) -> None:
     store.begin_turn("main", "t1")
     outgoing = store.add_say("main", "t1", "hello")
     store.mark_attempt(outgoing)
@@ -340,9 +342,10 @@ def test_what_was_sent_is_not_pending_and_a_foreign_number_changes_nothing(store
     assert store.outbox_pending("console") == [outgoing]
     assert store.outbox_pending("whatsapp") == []
     store.mark_sent(outgoing.id)
+    sent_at, clock.now = clock.now, clock.now + 5
     store.mark_sent(outgoing.id)
     assert store.outbox_pending("console") == []
-    assert rows(path, "SELECT attempts, sent_at IS NOT NULL FROM outbox") == [(1, 1)]
+    assert rows(path, "SELECT attempts, sent_at FROM outbox") == [(1, sent_at)]
 
 
 # --- groups -------------------------------------------------------------------------------------------
