@@ -100,19 +100,24 @@ class Loop:
         self._children[process.pid] = (process, callback)
         self.call_soon(self._reap)
 
+    @property
+    def children(self) -> int:
+        """How many children are still watched: programs that were started aside and have not ended."""
+        return len(self._children)
+
     def on_signal(self, signum: int, callback: Callback) -> None:
         """Run `callback` from the loop (not from the signal's context) each time `signum` comes."""
         self._signals[signum] = callback
         signal.signal(signum, lambda *_: None)
 
     def stop(self) -> None:
-        """`run` returns after the callbacks that are due now."""
+        """`run` returns after the callbacks that are due now, or at once if it is yet to be called."""
         self._stopping = True
 
     def run(self) -> None:
-        self._stopping = False
         while not self._stopping:
             self.step()
+        self._stopping = False
 
     def step(self) -> None:
         """One round: sleep until something is due, then run all that is."""

@@ -259,7 +259,8 @@ def check_rootfs(image: Image) -> None:
         raise UserError(f"cannot read {_manifest(image)}: {e}", hint, status=69) from None
     found = _listing(image.rootfs)
     if found != expected:
-        raise UserError(f"the sandbox image in {image.rootfs} was altered: {_difference(expected, found)}", hint)
+        why = _difference(expected, found)
+        raise UserError(f"the sandbox image in {image.rootfs} was altered: {why}", hint, status=69)
 
 
 def _listing(root: Path) -> dict[str, list[int | str]]:

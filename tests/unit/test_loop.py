@@ -67,6 +67,11 @@ def test_a_child_that_ended_before_it_was_watched_is_reported(loop: Loop) -> Non
     run(loop)
 
 
+def test_a_stop_that_comes_before_run_is_not_forgotten(loop: Loop) -> None:
+    loop.stop()
+    loop.run()
+
+
 def test_signals_arrive_through_the_loop(loop: Loop) -> None:
     loop.on_signal(signal.SIGUSR1, loop.stop)
     loop.call_soon(lambda: os.kill(os.getpid(), signal.SIGUSR1))

@@ -1,0 +1,111 @@
+"""`nanoclaw ask`: one message, the reply on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import uuid
+from typing import Final
+
+from host import control
+from host.cli.out import Progress, emit, report
+from host.cli.session import Connection, Event, read_message
+from host.loop import Loop
+
+INTERRUPTED: Final = 130
+"""128 + SIGINT, as shells have it."""
+
+
+def ask(args: argparse.Namespace) -> int:
+    text = read_message(args.text)
+    loop = Loop()
+    connection = Connection(loop, args, listen=True)
+    asking = Asking(loop, args, connection, text)
+    try:
+        loop.run()
+    finally:
+        connection.close()
+    return asking.status
+
+
+class Asking:
+    """Sends the message when the host watches for us, then waits for the turn that covers it to end."""
+
+    def __init__(self, loop: Loop, args: argparse.Namespace, connection: Connection, text: str) -> None:
+        self._loop, self._args, self._text = loop, args, text
+        self._show = Progress(args.quiet or args.json)
+        self._seq = 0
+        self._says: list[str] = []
+        self._reply: Event | None = None
+        self._failed = False
+        self.status = 1
+        self._session = connection.session(self._on_event, self._lost)
+        self._session.request(control.Watch(args.group, 0))
+        self._session.request(control.Send(uuid.uuid4().hex, args.group, text))
+        loop.on_signal(signal.SIGINT, self._interrupt)
+
+    def _on_event(self, event: Event) -> None:
+        match event["event"]:
+            case "accepted":
+                self._seq = event["seq"]
+            case "progress" if event["kind"] in {"tool", "status"}:
+                self._show(event["text"])
+            case "say" if self._seq:
+                self._say(event)
+            case "reply" | "error" if event["upto"] >= self._seq > 0:
+                self._reply = event
+            case "ended" if event["upto"] >= self._seq > 0:
+                self._finish(event)
+            case "trouble":
+                self._fail(event)
+            case "refused":
+                self._fail(event)
+            case "acked" if self._reply is not None and event["out"] == self._reply["out"]:
+                self._loop.stop()
+
+    def _say(self, event: Event) -> None:
+        self._show.clear()
+        self._says.append(event["text"])
+        if not self._args.json:
+            print(event["text"], flush=True)
+        self._session.request(control.Ack(event["out"]))
+
+    def _finish(self, ended: Event) -> None:
+        self._show.clear()
+        reply = self._reply
+        answered = ended["outcome"] == "done"
+        text = reply["text"] if reply else ""
+        if self._args.json:
+            emit(True, {"outcome": ended["outcome"], "reply": text, "said": self._says, "turn": ended["turn"]}, "")
+        elif answered and text:
+            print(text, flush=True)
+        elif not answered:
+            report(text or f"the turn ended without a reply ({ended['outcome']})")
+        if self.status != INTERRUPTED:
+            self.status = 0 if answered else 1
+        if reply is None:
+            self._loop.stop()
+        else:  # S4 is the host's to write: leave when it says so
+            self._session.request(control.Ack(reply["out"]))
+
+    def _fail(self, event: Event) -> None:
+        if self._failed:
+            return  # the watch and the message are refused for the same reason: once is enough
+        self._failed = True
+        self._show.clear()
+        report(event["error"], *event["hints"])
+        self._loop.stop()
+
+    def _lost(self) -> None:
+        self._show.clear()
+        kept = "the message is stored and is answered when a host runs again" if self._seq else "nothing was sent"
+        report(f"the host went away; {kept}")
+        self._loop.stop()
+
+    def _interrupt(self) -> None:
+        if self.status == INTERRUPTED:  # twice: leave at once
+            self._loop.stop()
+        self.status = INTERRUPTED
+        self._session.request(control.StopTurn(self._args.group))
+        print("stopping …", file=sys.stderr)

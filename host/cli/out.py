@@ -1,0 +1,59 @@
+"""The command line's voice: `nanoclaw: error: …` and `nanoclaw: hint: …` on standard error, lower case, for
+the person who can act; results on standard output; colour and tables at a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, TextIO
+
+
+def report(error: str, *hints: str) -> None:
+    print(f"nanoclaw: error: {error}", file=sys.stderr)
+    for hint in hints:
+        print(f"nanoclaw: hint: {hint}", file=sys.stderr)
+
+
+def emit(as_json: bool, record: dict[str, Any], text: str) -> int:
+    """Print a result in the form that was asked for; always 0, so that a command can end with it."""
+    print(json.dumps(record, ensure_ascii=False) if as_json else text, flush=True)
+    return 0
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether a person looks at `stream` and did not ask for plain text (https://no-color.org)."""
+    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, code: str, stream: TextIO) -> str:
+    """`text` with an SGR code (`1` bold, `2` dim, `31` red …) where colours are shown."""
+    return f"\x1b[{code}m{text}\x1b[0m" if coloured(stream) else text
+
+
+class Progress:
+    """What takes long, on standard error: one line that changes at a terminal, a line each elsewhere."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._live = sys.stderr.isatty()
+        self._shown = False
+        self._last = ""
+
+    def __call__(self, text: str) -> None:
+        if self._quiet or text == self._last:
+            return
+        self._last = text
+        if self._live:
+            sys.stderr.write(f"\r\x1b[K{paint(text, '2', sys.stderr)}")
+            self._shown = True
+        else:
+            sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._shown = False
+        self._last = ""

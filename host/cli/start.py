@@ -1,0 +1,71 @@
+"""Starting the host: home, settings, key handling, engine, image, and then the wiring."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+from host import config as configuration
+from host import credentials, parcels, source
+from host.app import App, Parts
+from host.config import Home
+from host.engines.choice import choose
+from host.log import Log
+from host.loop import Loop
+
+
+def start_app(
+    loop: Loop, args: argparse.Namespace, home: Home, progress: Callable[[str], None], *, listen: bool
+) -> App:
+    """A host that is open for business. Says on standard error what a person must know before trusting it."""
+    parts = gather(args, home, progress)
+    log = Log(home.data / "log" / "nanoclaw.log", to_stderr=args.command == "run", quiet=args.quiet)
+    app = App(loop, parts, log)
+    app.open(listen=listen)
+    announce(args, parts, app)
+    return app
+
+
+def gather(args: argparse.Namespace, home: Home, progress: Callable[[str], None]) -> Parts:
+    config = configuration.load(home)
+    from_environment = credentials.take_from_environment(
+        os.environ, use=args.key_from_environment or config.key_from_environment
+    )
+    progress("looking for a container engine …")
+    engine, enforcement = choose(configuration.engine_name(args.engine, os.environ, config))
+    image = parcels.current_image(home.cache)
+    if engine.wants_rootfs:
+        parcels.unpack_rootfs(image, progress)
+        parcels.check_rootfs(image)
+    engine.load(image, progress)
+    if args.command == "ask":  # gone after one turn: nothing would ever use a warm sandbox
+        config = replace(config, warm_sandboxes=0)
+    return Parts(
+        home=home,
+        config=config,
+        engine=engine,
+        enforcement=enforcement,
+        image=image,
+        project=source.snapshot(home.cache),
+        environment_secrets=from_environment,
+    )
+
+
+def announce(args: argparse.Namespace, parts: Parts, app: App) -> None:
+    if args.quiet or args.json:
+        return
+    if app.rehearsing:
+        note("no key is configured: a rehearsal script answers, not an AI")
+        note(f"to use a model, put ANTHROPIC_API_KEY=… into {parts.home.config / '.env'} (mode 0600)")
+    if args.command == "run":
+        note(f"sandboxes by {parts.enforcement.engine} {parts.enforcement.version}")
+        for control, why in parts.enforcement.missing.items():
+            note(f"not enforced here: {control}: {why}")
+
+
+def note(text: str) -> None:
+    print(f"nanoclaw: {text}", file=sys.stderr)
+

@@ -1,0 +1,73 @@
+"""Runs the product as a person does: a process, its arguments, what it prints, how it exits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 120
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The test's own environment without anything that would change what the product does."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ANTHROPIC_", "NANOCLAW_"))}
+    return {**kept, "NO_COLOR": "1", **more}
+
+
+def command(home: Path, engine: str, *args: str) -> list[str]:
+    return [sys.executable, str(ROOT / "nanoclaw.py"), "--home", str(home), "--engine", engine, *args]
+
+
+def nanoclaw(
+    home: Path, engine: str, *args: str, stdin: bytes = b"", env: dict[str, str] | None = None, seconds: int = SECONDS
+) -> subprocess.CompletedProcess[str]:
+    argv = command(home, engine, *args)
+    given = env or environment()
+    done = subprocess.run(argv, input=stdin, env=given, capture_output=True, timeout=seconds, check=False)
+    out, err = (stream.decode("utf-8", "backslashreplace") for stream in (done.stdout, done.stderr))
+    return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+
+@contextlib.contextmanager
+def running(home: Path, engine: str, *args: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A host in the background that answers `status`; stopped at the end."""
+    process = subprocess.Popen(
+        command(home, engine, *args, "run"), env=environment(), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for(lambda: process.poll() is not None or (home / "data" / "host.sock").exists())
+        assert process.poll() is None, "the host did not start"
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = SECONDS) -> None:
+    """Look until it is so. Used only where what changes is another process's state, which sends no event."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def rows(home: Path, query: str) -> list[tuple[Any, ...]]:
+    """What is on disk, read beside whatever runs."""
+    with contextlib.closing(sqlite3.connect(f"file:{home}/data/nanoclaw.db?mode=ro", uri=True, timeout=10)) as db:
+        return db.execute(query).fetchall()
+
+
+def reply_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(done.stdout)
+    return record
