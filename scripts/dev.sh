@@ -24,6 +24,6 @@ ensure_aimock() {
     { has npm && has node; } || { say "npm is not installed"; return 1; }
     [ "$(node -p 'parseInt(process.versions.node)')" -ge 20 ] || { say "node is older than 20"; return 1; }
     say "installing aimock"
-    npm ci --prefix "$place" --no-audit --no-fund --ignore-scripts --loglevel=error >&2 || return 1
+    npm ci --prefix "$place" --no-audit --no-fund --no-update-notifier --ignore-scripts --loglevel=error >&2 || return 1
     cp "$place/package-lock.json" "$place/node_modules/installed-lock.json"
 }

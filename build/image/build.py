@@ -71,6 +71,10 @@ def _failed(error: str, hint: str) -> int:
 def default_cache() -> Path:
     if home := os.environ.get("NANOCLAW_HOME"):
         return Path(home) / "cache"
+    return users_cache()
+
+
+def users_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanoclaw"
 
 
@@ -131,7 +135,7 @@ def ensure(images: Path, *, refresh: bool) -> None:
 
 def built(images: Path) -> list[Path]:
     """The images that are there, newest first."""
-    found = [p for p in images.iterdir() if len(p.name) == 64 and (p / "image.tar").is_file()]
+    found = [p for p in images.glob("?" * 64) if (p / "image.tar").is_file()]
     return sorted(found, key=lambda p: (p / "image.tar").stat().st_mtime, reverse=True)
 
 
@@ -219,7 +223,8 @@ def settle(new: Path, image: Path) -> None:
 def obtain(
     b: Build, name: str, inputs: str, make: Callable[[Build, Path], None], *, reuse: bool = True
 ) -> archive.Layer:
-    for image in built(b.images) if reuse else []:
+    # A second home (a USB stick, a test's) spares itself the download: the user's own cache may have the layer.
+    for image in [*built(b.images), *built(users_cache() / "image")] if reuse else []:
         record = json.loads(read(image / "layers.json") or "{}").get(name, {})
         if record.get("inputs") == inputs and (layer := archive.find(image / "image.tar", record["digest"])):
             return layer

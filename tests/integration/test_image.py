@@ -15,7 +15,7 @@ import pytest
 
 from host import parcels
 from host.model import Image
-from tests.conftest import CACHE, ROOT, require_engine, required_engines, unavailable
+from tests.conftest import ROOT, require_engine, required_engines, unavailable
 
 BUILD = ROOT / "build" / "image" / "build.py"
 START = ("python3", "-I", "-S", "-B", "-c")
@@ -113,11 +113,17 @@ def test_bubblewrap_runs_the_folder(image: Image) -> None:
 # --- the same bytes again ---------------------------------------------------------------------------
 
 
-def build(cache: Path, *options: str) -> tuple[Path, str]:
-    done = subprocess.run(
-        [sys.executable, str(BUILD), "--cache", str(cache), *options],
+def start_build(cache: Path, path: str = os.environ["PATH"]) -> subprocess.CompletedProcess[str]:
+    """A build that sees no other cache than this one: it would take layers from the user's own."""
+    return subprocess.run(
+        [sys.executable, str(BUILD), "--cache", str(cache)],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False,
+        env={**os.environ, "XDG_CACHE_HOME": str(cache / "none"), "PATH": path},
     )  # fmt: skip
+
+
+def build(cache: Path) -> tuple[Path, str]:
+    done = start_build(cache)
     if "needs a network" in done.stderr:
         unavailable(f"the image cannot be built here: {done.stderr}")
     assert done.returncode == 0, done.stderr
@@ -181,10 +187,7 @@ def test_debian_builds_to_the_same_bytes(image: Image, tmp_path: Path) -> None:
 
 
 def test_without_mmdebstrap_it_says_what_to_install(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(BUILD), "--cache", str(tmp_path)],
-        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "PATH": str(tmp_path)},
-    )  # fmt: skip
+    done = start_build(tmp_path, path=str(tmp_path))
     assert done.returncode == 1
     assert "error: cannot build the sandbox image: mmdebstrap is not installed" in done.stderr
     assert "hint: apt-get install mmdebstrap" in done.stderr
@@ -195,18 +198,18 @@ def test_a_failing_mmdebstrap_is_quoted_and_leaves_no_debris(tmp_path: Path) -> 
     fake.parent.mkdir()
     fake.write_text("#!/bin/sh\necho 'E: no route to Debian' >&2\nexit 25\n")
     fake.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, str(BUILD), "--cache", str(tmp_path / "cache")],
-        capture_output=True, text=True, timeout=60, check=False,
-        env={**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}"},
-    )  # fmt: skip
+    done = start_build(tmp_path / "cache", path=f"{fake.parent}:{os.environ['PATH']}")
     assert done.returncode == 1
     assert "mmdebstrap failed with status 25\nE: no route to Debian" in done.stderr
-    assert sorted(p.name for p in (tmp_path / "cache" / "image").iterdir()) == ["build.lock"]
+    assert [p.name for p in (tmp_path / "cache" / "image").iterdir()] == ["build.lock"]
 
 
-def test_the_suite_uses_the_cache_of_the_product() -> None:
-    sys.path.append(str(BUILD.parent))
-    import build as driver
-
-    assert driver.default_cache() == CACHE or "NANOCLAW_HOME" in os.environ
+def test_a_second_home_takes_its_layers_from_the_users_cache(image: Image, tmp_path: Path) -> None:
+    seed(image, tmp_path / "xdg" / "nanoclaw", "base", "lib")
+    done = subprocess.run(
+        [sys.executable, str(BUILD), "--cache", str(tmp_path / "stick")],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "xdg")},
+    )  # fmt: skip
+    assert "Debian" not in done.stderr
+    assert parcels.current_image(tmp_path / "stick").archive.is_file()
