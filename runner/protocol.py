@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import types
 import typing
 from collections.abc import Iterator
@@ -37,6 +38,9 @@ MAX_STREAMS: Final = 64
 """Open streams per container."""
 MAX_TEXT: Final = 256 * KIB
 """Most UTF-8 bytes of a reply, of one `say`, and of one message to the agent."""
+MAX_DEPTH: Final = 100
+"""Deepest nesting of a field's value. Python's parser takes as much as its stack happens to have left, and
+whoever encodes the value again further up the stack would not: that must not be the writer's choice."""
 
 
 class PeerError(Exception):
@@ -346,7 +350,12 @@ class Lines:
 def parse_object(untrusted_line: bytes) -> dict[str, Any]:
     """One JSON object without duplicate keys, NaN or endless nesting; else `PeerError`."""
     try:
-        record = json.loads(untrusted_line.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        record = json.loads(
+            untrusted_line.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+        )
     except (ValueError, RecursionError) as e:
         # Nothing of the line goes into the message: it may hold what must not be logged.
         raise PeerError(f"not a JSON line ({type(e).__name__})") from None
@@ -365,6 +374,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise PeerError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    # 1e999 is good JSON, and an infinity to Python, which no JSON encoder of ours would write again.
+    value = float(digits)
+    if math.isinf(value):
+        raise PeerError("number out of range")
+    return value
 
 
 def _build(cls: type, record: dict[str, Any]) -> Any:
@@ -415,17 +432,21 @@ def _check_container(where: str, hint: Any, value: Any) -> Any:
 
 
 def _check_scalars(where: str, value: Any) -> None:
-    """Refuse what later steps (SQLite, UTF-8) could not take, however deep it lies."""
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, dict):
-            pending.extend(item.keys())
-            pending.extend(item.values())
-        elif isinstance(item, list):
-            pending.extend(item)
-        elif isinstance(item, str):
-            if not item.isascii() and any("\ud800" <= c <= "\udfff" for c in item):
-                raise PeerError(f"{where}: lone surrogate")
-        elif isinstance(item, int) and not -_INT_LIMIT <= item < _INT_LIMIT:
-            raise PeerError(f"{where}: number out of range")
+    """Refuse what later steps (SQLite, UTF-8, recursive encoders) could not take, however deep it lies."""
+    level, depth = [value], 0
+    while level:
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below.extend(item.keys())
+                below.extend(item.values())
+            elif isinstance(item, list):
+                below.extend(item)
+            elif isinstance(item, str):
+                if not item.isascii() and any("\ud800" <= c <= "\udfff" for c in item):
+                    raise PeerError(f"{where}: lone surrogate")
+            elif isinstance(item, int) and not -_INT_LIMIT <= item < _INT_LIMIT:
+                raise PeerError(f"{where}: number out of range")
+        level, depth = below, depth + 1
+        if depth > MAX_DEPTH:
+            raise PeerError(f"{where}: nested deeper than {MAX_DEPTH}")

@@ -202,3 +202,23 @@ def test_limits_are_checked_like_a_frame() -> None:
 def test_a_lone_surrogate_cannot_be_sent() -> None:
     with pytest.raises(ValueError, match="surrogate"):
         protocol.encode(protocol.Say("\ud800"))
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1e400"])
+def test_a_number_that_json_could_not_carry_on_is_refused(number: str) -> None:
+    """It would be an infinity in the transcript, and the next payload could not be written."""
+    line = f'{{"frame":"entries","entries":[{{"role":"user","content":[{{"x":{number}}}]}}]}}'.encode()
+    with pytest.raises(PeerError, match="out of range"):
+        protocol.decode(line, protocol.TO_HOST)
+
+
+def nested(depth: int) -> bytes:
+    return b'{"frame":"entries","entries":[{"role":"user","content":' + b"[" * depth + b"]" * depth + b"}]}"
+
+
+def test_nesting_that_a_deeper_stack_could_not_encode_is_refused() -> None:
+    frame = protocol.decode(nested(protocol.MAX_DEPTH - 2), protocol.TO_HOST)
+    assert protocol.decode(protocol.encode(frame)[:-1], protocol.TO_HOST) == frame
+    for depth in (protocol.MAX_DEPTH - 1, *range(900, 1000), 100_000):
+        with pytest.raises(PeerError):
+            protocol.decode(nested(depth), protocol.TO_HOST)
