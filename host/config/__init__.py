@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ __all__ = ["Config", "GroupSettings", "Home", "Machine", "engine_name", "load", 
 
 GIB: Final = 1024 * MIB
 MAX_FILE: Final = MIB
-"""Most bytes of config.toml; a thousand groups fit."""
+"""Most bytes of config.toml, a thousand groups, and of a file of certificates, as many as browsers have."""
 ENGINES: Final = ("auto", "docker", "bubblewrap")
 
 TURN: Final = Limits(
@@ -137,32 +138,53 @@ def load(home: Home, environ: Mapping[str, str] = os.environ) -> Config:
     try:
         config = parse(_read(path), Machine.here(environ))
         if config.ca_file is not None:
-            config.ca_file.read_text(encoding="ascii")
+            _check_ca(config.ca_file)
     except UserError as e:
         raise UserError(f"{path}: {e}", *e.hints) from e
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: model.ca_file is {config.ca_file}, which is not a PEM file") from None
-    except OSError as e:
-        raise UserError(f"{path}: model.ca_file is {config.ca_file}: {e.strerror}") from e
     return config
+
+
+def _check_ca(path: Path) -> None:
+    """Now, and not in the middle of the first turn."""
+    try:
+        pem = _text(path)
+    except UserError as e:
+        fail("model.ca_file", f"is {path}, which {e}")
+    except OSError as e:
+        fail("model.ca_file", f"is {path}: {e.strerror}")
+    if "-----BEGIN CERTIFICATE-----" not in pem:
+        fail(
+            "model.ca_file",
+            f"is {path}, which holds no certificate",
+            "it must be a PEM file: -----BEGIN CERTIFICATE-----",
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE + 1)
+        text = _text(path)
     except FileNotFoundError:
         return {}
     except OSError as e:
         raise UserError(f"cannot be read: {e.strerror}") from e
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"is not valid TOML: {e}", "the format is explained at https://toml.io") from e
+
+
+def _text(path: Path) -> str:
+    """A file of the person's: bounded, and never a FIFO that would be waited on for ever."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123 (it is a descriptor)
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UserError("is not a regular file")
+        raw = file.read(MAX_FILE + 1)
     if len(raw) > MAX_FILE:
         raise UserError(f"is over {MAX_FILE // KIB} KiB")
     try:
-        return tomllib.loads(raw.decode("utf-8"))
+        return raw.decode("utf-8")
     except UnicodeDecodeError as e:
         raise UserError(f"is not UTF-8 text (byte {e.start})") from e
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"is not valid TOML: {e}", "the format is explained at https://toml.io") from e
 
 
 # --- config.toml → Config ---------------------------------------------------------------------------

@@ -381,3 +381,20 @@ def test_a_config_that_cannot_be_read_is_told(home: Home) -> None:
     (home.config / "config.toml").mkdir()
     with pytest.raises(UserError, match=r"config\.toml: cannot be read: Is a directory"):
         load(home, {})
+
+
+def test_a_config_that_is_a_fifo_is_not_waited_for(home: Home) -> None:
+    os.mkfifo(home.config / "config.toml")
+    with pytest.raises(UserError, match="not a regular file"):
+        load(home, {})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"\xff", "not UTF-8"), (b"hello", "holds no certificate"), (b"x" * 2 * MIB, "over 1024 KiB")],
+)
+def test_a_ca_file_is_looked_at_before_the_first_turn(home: Home, tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "ca.pem").write_bytes(content)
+    with pytest.raises(UserError, match=words) as caught:
+        configure(home, f'[model]\nca_file = "{tmp_path}/ca.pem"')
+    assert "model.ca_file" in str(caught.value)
