@@ -84,7 +84,8 @@ def _connection(error: anthropic.APIConnectionError, secrets: dict[str, str]) ->
         return Trouble("endpoint", f"The model endpoint broke the connection: {reason}.", retry=True)
     # Refused by the host's rules, or by the certificate check: the same again will not help.
     final = reason.startswith(("refused:", "TLS: the certificate"))
-    return Trouble("endpoint", f"The model endpoint cannot be reached: {reason}.", retry=not final)
+    said = reason.removeprefix("failed: ")
+    return Trouble("endpoint", f"The model endpoint cannot be reached: {said}.", retry=not final)
 
 
 def _status(error: anthropic.APIStatusError, secrets: dict[str, str]) -> Trouble:
