@@ -95,12 +95,15 @@ def _contents(path: Path) -> str | None:
         return None
     except OSError as e:
         raise UserError(f"{path} cannot be read: {e.strerror}") from e
-    with os.fdopen(fd, "rb") as file:
+    try:
         _judge(path, os.fstat(fd))
-        try:
-            raw = file.read(MAX_FILE + 1)
-        except OSError as e:
-            raise UserError(f"{path} cannot be read: {e.strerror}") from e
+        raw = b""
+        while len(raw) <= MAX_FILE and (piece := os.read(fd, MAX_FILE + 1)):
+            raw += piece
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}") from e
+    finally:
+        os.close(fd)
     if len(raw) > MAX_FILE:
         raise UserError(f"{path} is over {MAX_FILE // 1024} KiB")
     try:

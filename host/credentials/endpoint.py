@@ -32,7 +32,7 @@ def endpoint(base_url: str | None) -> Endpoint:
         raise _error("holds a user name or a password", "put the key into ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN")
     if url.query or url.fragment or "?" in text or "#" in text:
         raise _error("holds a query or a fragment")
-    if not host or not _is_host(host):
+    if not host or not _is_host(host) or ("[" in url.netloc) != (":" in host):
         raise _error("names no valid host and port")
     port = PORTS[url.scheme] if port is None else port
     if not 1 <= port <= 65535:
