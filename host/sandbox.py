@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from host.engines.base import Engine, clean_environment, kill_session
+from host.engines.base import Engine, clean_environment, kill_session, readable
 from host.errors import EngineError
 from host.loop import Loop, Pipe, Timer
 from host.model import Launch, Spec
@@ -340,6 +340,8 @@ def explain_exit(state: str, status: int | None, untrusted_tail: str, spec: Spec
     said = f": {_printable(lines[-1])}" if lines else ""
     if state == "starting":
         return "engine", f"{engine} did not start the sandbox (status {status}){said}"
+    if status == 125:  # docker's own word for it: not the runner ended, but the daemon or the connection to it
+        return "engine", f"{engine} lost the sandbox (status 125){said}"
     if status in {137, -9}:
         megabytes = spec.resources.memory_bytes // MIB
         return "exited", f"the sandbox was killed, most likely for using more than its {megabytes} MiB of memory"
@@ -383,11 +385,8 @@ def _channel(read_end: contextlib.ExitStack, write_end: contextlib.ExitStack) ->
 
 
 def _readable(data: bytes, stack: contextlib.ExitStack) -> int:
-    fd = os.memfd_create("nanoclaw", os.MFD_CLOEXEC)
+    fd = readable(data)
     stack.callback(os.close, fd)
-    with open(fd, "wb", closefd=False) as file:
-        file.write(data)
-    os.lseek(fd, 0, os.SEEK_SET)
     return fd
 
 

@@ -193,6 +193,15 @@ def run(argv: Sequence[str], seconds: float, pass_fds: Sequence[int] = ()) -> An
     return Answer(status, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
+def readable(data: bytes) -> int:
+    """A descriptor from which `data` can be read, for a program that is told its number. The caller closes it."""
+    fd = os.memfd_create("nanoclaw", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
 def kill_session(process: subprocess.Popen[bytes]) -> None:
     """Kill a process that was started with `start_new_session`, and all that it started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):

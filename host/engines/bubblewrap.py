@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Final
 
 from host.engines import seccomp
-from host.engines.base import ENVIRONMENT, HOSTNAME, OOM_SCORE, OPEN_FILES, WORKDIR, find, run, start_command
+from host.engines.base import (
+    ENVIRONMENT,
+    HOSTNAME,
+    OOM_SCORE,
+    OPEN_FILES,
+    WORKDIR,
+    find,
+    readable,
+    run,
+    start_command,
+)
 from host.errors import EngineError
 from host.model import Enforcement, Image, Launch, Resources, Spec
 
@@ -179,15 +189,32 @@ class Bubblewrap:
         return match[0]
 
     def _try(self) -> None:
-        """Run a sandbox of the same kind, with the host's own file system: does this kernel allow it?"""
-        user = () if self.root else USER_NAMESPACE
-        options = ("--as-pid-1", "--die-with-parent", "--cap-drop", "ALL", "--ro-bind", "/", "/", "--proc", "/proc")
-        command = "/bin/true" if Path("/bin/true").exists() else "/usr/bin/true"
-        answer = run((self.program, *NAMESPACES, *user, *options, "--dev", "/dev", "--", command), PROBE_SECONDS)
+        """Run a sandbox of the same kind, with the host's own file system, and read back what holds it."""
+        fd = readable(seccomp.program(os.uname().machine))
+        try:
+            answer = run(trial_argv(self.program, self.root, fd), PROBE_SECONDS, pass_fds=(fd,))
+        finally:
+            os.close(fd)
         if answer.status is None:
             raise EngineError(f"bubblewrap did not start a sandbox within {PROBE_SECONDS:.0f} seconds")
         if answer.status != 0:
             raise EngineError(f"bubblewrap cannot make a sandbox here: {answer.reason}", *_hints(answer.reason))
+        found = dict(line.split(":\t", 1) for line in answer.out.splitlines() if ":\t" in line)
+        # The bounding set is not among them: as root it is `become` that empties it, and hello that shows it.
+        wanted = {"CapEff": "0" * 16, "NoNewPrivs": "1", "Seccomp": "2"}
+        if wrong := [name for name, value in wanted.items() if found.get(name) != value]:
+            raise EngineError(f"bubblewrap makes sandboxes here that do not hold: {', '.join(wrong)}")
+
+
+def trial_argv(program: str, root: bool, fd: int) -> tuple[str, ...]:
+    """A sandbox with all that may not be possible here: namespaces, a /proc of its own, a tmpfs, a filter."""
+    return (
+        *(lifeline(program) if root else ()),
+        program, *NAMESPACES, *(() if root else USER_NAMESPACE), "--as-pid-1", "--die-with-parent", "--new-session",
+        "--clearenv", "--cap-drop", "ALL", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev",
+        "--perms", "1777", "--size", "4096", "--tmpfs", "/tmp", "--remount-ro", "/dev",  # noqa: S108  # in the sandbox
+        "--seccomp", str(fd), "--", "/bin/cat", "/proc/self/status",
+    )  # fmt: skip
 
 
 def _hints(reason: str) -> list[str]:

@@ -29,7 +29,7 @@ from tests.fakes.engine_subprocess import SubprocessEngine
 
 RUNNER = Path(__file__).parent.parent / "fakes" / "runner_fake.py"
 FAKES_TARGET = "/workspace/extra/fakes"
-INSTALL = "contracttest"
+INSTALL = f"test{os.getpid()}"  # of this run alone: another may be at work on the same machine
 SEALED = {"uid": 0, "gid": 0, "cap_eff": 0, "cap_bnd": 0, "no_new_privs": 1, "interfaces": 0, "pid": 1}
 
 Edit = Callable[[Launch], Launch]

@@ -10,7 +10,7 @@ import pytest
 from host.loop import Loop
 from host.sandbox import STDERR_BYTES
 from runner.protocol import Done, Failed, Input, Progress, Say
-from tests.contract.house import Edited, House, a_turn, no_image
+from tests.contract.house import INSTALL, Edited, House, a_turn, no_image
 from tests.fakes.engine_subprocess import SubprocessEngine
 
 EVERY = ["subprocess", "docker", "bubblewrap", "bubblewrap-user"]
@@ -92,7 +92,7 @@ class TestSandbox:
         w.sandbox.stop("enough", 0.3)
         assert w.wait_gone(20).kind == "stopped"
         assert time.monotonic() - before < 10
-        assert house.engine.orphans("contracttest") == []
+        assert house.engine.orphans(INSTALL) == []
 
     def test_a_runner_that_does_not_read_cannot_make_the_host_hold_more_than_its_limit(self, house: House) -> None:
         w = house.start("does_not_read")

@@ -83,7 +83,10 @@ def test_the_docker_program_s_proxy_settings_stay_outside(
 def test_no_descriptor_of_the_host_s_is_inherited(house: House, tmp_path: Path) -> None:
     (tmp_path / "canary").write_text(CANARY)
     # Pipes are the runner's own; what else process 1 has open is shown with its content.
-    show = "for f in /proc/1/fd/*; do case $(readlink $f) in pipe:*|/dev/null) ;; *) head -c 20 $f;; esac; done"
+    show = (
+        "for f in /proc/1/fd/*; do t=$(readlink $f); "
+        "case $t in ''|pipe:*|/dev/null) ;; *) echo $t; head -c 20 $f;; esac; done"
+    )
     unsealed = {"seal": False, "checks": {"dumpable": 0, "core_limit": 0}}
     handle = os.open(tmp_path / "canary", os.O_RDONLY)
     try:

@@ -30,6 +30,10 @@ INFO = {
 }
 
 
+START = ["--unshare-ipc"]
+STATUS = f"CapEff:\t{'0' * 16}\nNoNewPrivs:\t1\nSeccomp:\t2\n"
+
+
 def a_spec(*mounts: Mount, **changes: Any) -> Spec:
     values: dict[str, Any] = {
         "name": "nanoclaw-x-1", "install": "x", "group": "main", "image": IMAGE, "mounts": mounts,
@@ -255,6 +259,8 @@ def test_bubblewrap_as_a_user_and_as_root() -> None:
     assert "--reuid=1234" in root
     assert "--bounding-set=-all" in root
     assert "/usr/bin/setpriv" not in user
+    assert root[: root.index("--") + 1] == bubblewrap.lifeline("bwrap")
+    assert user[1] != "--dev-bind"
 
 
 def test_no_host_path_is_on_bubblewrap_s_command_line() -> None:
@@ -286,19 +292,22 @@ def test_as_root_the_process_limit_leaves_room_for_what_the_user_runs_already() 
         ([(["--version"], 0, "bubblewrap 0.6.1", "")], "too old"),
         ([(["--version"], 0, "", "what?")], "does not tell"),
         ([(["--version"], 0, "bubblewrap 0.9.0", ""),
-          (["--unshare-ipc"], 1, "", "bwrap: setting up uid map: Permission denied\n")], "setting up uid map"),
+          (START, 1, "", "bwrap: setting up uid map: Permission denied\n")], "setting up uid map"),
+        ([(["--version"], 0, "bubblewrap 0.9.0", ""), (START, 0, STATUS.replace("Seccomp:\t2", "Seccomp:\t0"), "")],
+         "do not hold: Seccomp"),
+        ([(["--version"], 0, "bubblewrap 0.9.0", ""), (START, 0, "", "")], "do not hold"),
     ],
 )  # fmt: skip
 def test_bubblewrap_that_does_not_work(
     tmp_path: Path, answers: list[tuple[list[str], int, str, str]], words: str
 ) -> None:
     with pytest.raises(EngineError, match=words):
-        bubblewrap.Bubblewrap(str(Program(tmp_path, *answers).path)).probe()
+        bubblewrap.Bubblewrap(str(Program(tmp_path, *answers).path), root=False).probe()
 
 
 def test_bubblewrap_that_works(tmp_path: Path) -> None:
-    program = Program(tmp_path, (["--version"], 0, "bubblewrap 0.10.0", ""), (["--unshare-ipc"], 0, "", ""))
-    found = bubblewrap.Bubblewrap(str(program.path)).probe()
+    program = Program(tmp_path, (["--version"], 0, "bubblewrap 0.10.0", ""), (START, 0, STATUS, ""))
+    found = bubblewrap.Bubblewrap(str(program.path), root=False).probe()
     assert found.version == "0.10.0"
     assert {"memory limit", "cpu limit"} <= set(found.missing)
 
