@@ -44,7 +44,7 @@ class Agent:
 
     def run(self) -> protocol.Done:
         """The reply, or `TurnError`."""
-        self._add(conversation.user(text.clean(self._turn.prompt)))
+        self._add(conversation.user(text.clean(self._turn.prompt).strip() or "(an empty message)"))
         for _ in range(self._turn.limits.rounds):
             answer = self._ask()
             if (reply := self._next(answer)) is not None:

@@ -19,6 +19,7 @@ from typing import IO, Final
 
 READ: Final = 64 * 1024
 TICK: Final = 0.05
+DRAIN_SECONDS: Final = 0.5
 REAP_SECONDS: Final = 0.5
 GRACE_SECONDS: Final = 2.0
 """Between the polite signal and the other one."""
@@ -81,15 +82,19 @@ def _follow(process: subprocess.Popen[bytes], output: Callable[[bytes], None], u
     fd = process.stdout.fileno()
     poller = select.poll()
     poller.register(fd, select.POLLIN)
-    while time.monotonic() < until:
-        if poller.poll(TICK * 1000):
+    ended_at = until
+    while (now := time.monotonic()) < until:
+        ready = poller.poll(TICK * 1000)
+        if ready:
             data = os.read(fd, READ)
             if not data:
                 return _ended_by(process, until)
             output(data)
-        elif process.poll() is not None:
-            # Ended, and its pipe is empty but held open by something in the background.
-            return True
+        if process.poll() is not None:
+            # What is in the pipe is its own, for a moment; then it is of something left in the background.
+            ended_at = min(ended_at, now)
+            if not ready or now > ended_at + DRAIN_SECONDS:
+                return True
     return process.poll() is not None
 
 

@@ -79,6 +79,9 @@ def understand(error: Exception, secrets: dict[str, str]) -> Trouble | None:
 
 def _connection(error: anthropic.APIConnectionError, secrets: dict[str, str]) -> Trouble:
     cause = error.__cause__
+    if isinstance(cause, httpx2.LocalProtocolError):
+        # Its words quote the header that it did not like, and one of them is the key.
+        return Trouble("request", "The request could not be written as HTTP.")
     reason = _quote(str(cause or "no reason given"), secrets)
     if not isinstance(cause, httpx2.ConnectError):
         return Trouble("endpoint", f"The model endpoint broke the connection: {reason}.", retry=True)

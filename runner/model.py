@@ -16,7 +16,7 @@ import anthropic
 import httpx2
 
 from runner import conversation, failures, protocol, text
-from runner.failures import TurnError
+from runner.failures import KEY_HINT, TurnError
 
 ATTEMPTS: Final = 4
 BACKOFF_SECONDS: Final = 1.0
@@ -91,13 +91,13 @@ class Model:
             for event in stream:
                 if event.type == "text" and event.text:
                     self._send(protocol.Progress("text", text.clip(text.clean(event.text), SHOWN_DELTA)))
-            return stream.current_message_snapshot.to_dict(mode="json")
+            return stream.current_message_snapshot.to_dict(mode="json", warnings=False)
 
     def _wait(self, trouble: failures.Trouble, attempt: int) -> None:
         wait = trouble.wait if trouble.wait is not None else BACKOFF_SECONDS * 2 ** (attempt - 1)
-        wait += random.uniform(0, wait / 4)  # noqa: S311 (so that many turns do not come back at once)
         if wait > min(LONGEST_WAIT, self._until - time.monotonic()):
-            raise TurnError(trouble.kind, f"{trouble.message} It asks to wait {wait:.0f} seconds.")
+            raise TurnError(trouble.kind, f"{trouble.message} The next try would have to wait {wait:.0f} seconds.")
+        wait += random.uniform(0, wait / 4)  # noqa: S311 (so that many turns do not come back at once)
         again = f"{trouble.message} Trying again in {wait:.0f} s ({attempt + 1} of {ATTEMPTS})."
         self._send(protocol.Progress("status", again))
         time.sleep(wait)
@@ -106,6 +106,9 @@ class Model:
 def client(secrets: dict[str, str], base_url: str, http: httpx2.Client) -> anthropic.Anthropic:
     """Everything is said: what is not, the SDK would look for in the environment and in home folders."""
     token = secrets.get("auth_token")
+    if not all(_is_header(secret) for secret in secrets.values()):
+        # Said here, because what HTTP says of it would quote it.
+        raise TurnError("auth", f"The key has characters that no key has: {KEY_HINT}.")
     return anthropic.Anthropic(
         api_key=None if token else secrets.get("api_key") or NO_KEY,
         auth_token=token,
@@ -114,6 +117,10 @@ def client(secrets: dict[str, str], base_url: str, http: httpx2.Client) -> anthr
         open_telemetry=False,
         http_client=http,
     )
+
+
+def _is_header(secret: str) -> bool:
+    return bool(secret) and all("!" <= c <= "~" for c in secret)
 
 
 def _answer(message: dict[str, Any]) -> Answer:

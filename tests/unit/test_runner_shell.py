@@ -120,6 +120,15 @@ def test_something_in_the_background_does_not_hold_up_the_call(bash: Shell, tmp_
         time.sleep(0.05)
 
 
+def test_a_flood_from_the_background_does_not_hold_up_the_call_either(bash: Shell) -> None:
+    before = time.monotonic()
+    shown, is_error = run(bash, "echo first; yes & echo $! > pid; exit 3")
+    assert time.monotonic() - before < 5
+    assert shown.startswith("first\n")
+    assert is_error
+    run(bash, "kill $(cat pid)")
+
+
 def test_one_that_closes_its_output_is_waited_for(bash: Shell, tmp_path: Path) -> None:
     assert run(bash, "exec >&- 2>&-; sleep 0.5; touch done") == ("", False)
     assert (tmp_path / "done").exists()
