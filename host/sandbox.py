@@ -21,7 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from host.engines.base import Engine, clean_environment, kill_session, readable
+from host import hello
+from host.engines.base import Engine, clean_environment, kill_session, last_words, readable
 from host.errors import EngineError
 from host.loop import Loop, Pipe, Timer
 from host.model import Launch, Spec
@@ -30,7 +31,6 @@ from runner.protocol import (
     MIB,
     RUNNER_LINE_LIMIT,
     TO_HOST,
-    VERSION,
     Decoder,
     Frame,
     Hello,
@@ -51,17 +51,6 @@ STDERR_BYTES: Final = 8 * 1024
 # The payload, and what the gate may have under way to a runner that takes its time.
 WRITE_LIMIT: Final = HOST_LINE_LIMIT + 16 * MIB
 
-# What hello must report, whatever the engine; each engine adds its own claims. `pid`: an init before the
-# runner, which a daemon's configuration can ask for, would hold the same pipes.
-REQUIRED: Final = {
-    "pid": 1,
-    "dumpable": 0,
-    "cap_eff": 0,
-    "cap_bnd": 0,
-    "no_new_privs": 1,
-    "core_limit": 0,
-    "interfaces": 0,
-}
 IDLE_GRACE_SECONDS: Final = 1.0
 """A sandbox that waits for its payload leaves at the end of its stdin: no need to start the engine's program."""
 
@@ -177,7 +166,8 @@ class Sandbox:
             raise PeerError(f"{type(untrusted_frame).__name__.lower()} while {self.state}")
 
     def _on_hello(self, untrusted_hello: Hello) -> None:
-        fault = judge_hello(untrusted_hello, self.spec, self._engine, self._expect_build)
+        claims, own_mounts = self._engine.claims(self.spec), self._engine.own_mounts
+        fault = hello.fault(untrusted_hello, self.spec, self._expect_build, claims, own_mounts)
         if fault:
             self._fail("hello", f"the sandbox is not what was asked for, and was given nothing: {fault}")
             return
@@ -300,44 +290,13 @@ class Sandbox:
             self._timer = None
 
 
-# --- judging, without I/O ------------------------------------------------------------------------------
-
-
-def judge_hello(untrusted_hello: Hello, spec: Spec, engine: Engine, expect_build: str) -> str:
-    """What is wrong with it, or nothing. Only what a person needs to know: the words are ours."""
-    if untrusted_hello.version != VERSION:
-        return f"it speaks version {untrusted_hello.version} of the pipe's language, not {VERSION}"
-    if untrusted_hello.build != expect_build:
-        return "its runner is of another build than this program"
-    return _judge_checks(untrusted_hello.checks, spec, engine) or _judge_mounts(untrusted_hello.mounts, spec, engine)
-
-
-def _judge_checks(untrusted_checks: dict[str, int], spec: Spec, engine: Engine) -> str:
-    required = {**REQUIRED, "uid": spec.uid, "gid": spec.gid, **engine.claims(spec)}
-    for name, value in required.items():
-        found = untrusted_checks.get(name)
-        if found != value:
-            return f"{name} is {'not told' if found is None else found}, not {value}"
-    if spec.uid == 0:
-        return "it runs as root"
-    return ""
-
-
-def _judge_mounts(untrusted_mounts: dict[str, str], spec: Spec, engine: Engine) -> str:
-    """Device and inode as the sandbox sees them, against what was opened and judged. Between that and the mount
-    the path may have come to mean another folder; and nothing may be there that was not asked for."""
-    wanted = {mount.target: f"{mount.identity[0]}:{mount.identity[1]}" for mount in spec.mounts}
-    for target, identity in wanted.items():
-        if untrusted_mounts.get(target) != identity:
-            return f"{target} is another folder than the one that was checked"
-    extra = untrusted_mounts.keys() - wanted.keys() - engine.own_mounts
-    return f"{len(extra)} more mounts than asked for" if extra else ""
+# --- words ---------------------------------------------------------------------------------------------
 
 
 def explain_exit(state: str, status: int | None, untrusted_tail: str, spec: Spec, engine: str) -> tuple[str, str]:
     """Kind and message for a sandbox that ended by itself."""
-    lines = [line for line in untrusted_tail.splitlines() if line.strip()]
-    said = f": {_printable(lines[-1])}" if lines else ""
+    untrusted_words = last_words(untrusted_tail)
+    said = f": {_printable(untrusted_words)}" if untrusted_words else ""
     if state == "starting":
         return "engine", f"{engine} did not start the sandbox (status {status}){said}"
     if status == 125:  # docker's own word for it: not the runner ended, but the daemon or the connection to it

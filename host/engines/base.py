@@ -160,9 +160,15 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        """The last line it wrote to stderr, for a person."""
-        lines = [line.strip() for line in self.err.splitlines() if line.strip()]
-        return lines[-1][:500] if lines else f"exit status {self.status}"
+        """What it said of it, for a person."""
+        return last_words(self.err)[:500] or f"exit status {self.status}"
+
+
+def last_words(untrusted_text: str) -> str:
+    """The last line that tells something: docker's program ends its errors with a pointer to its manual."""
+    lines = [line.strip() for line in untrusted_text.splitlines()]
+    telling = [line for line in lines if line and not line.startswith(("See 'docker", "Run 'docker"))]
+    return telling[-1] if telling else ""
 
 
 def find(program: str) -> str | None:

@@ -15,7 +15,7 @@ FLOORS = {
     4: ("sandbox", "pool", "gate", "link", "resolver", "control", "channels", "rehearsal"),
     3: ("config", "store", "migrations", "allowlist", "beneath", "credentials", "engines", "lines", "loop", "log",
         "parcels", "source"),
-    2: ("intake", "policy", "turns", "schedule"),
+    2: ("hello", "intake", "policy", "turns", "schedule"),
     1: ("model", "errors"),
 }  # fmt: skip
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

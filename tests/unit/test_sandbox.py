@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from host.hello import fault
 from host.model import Image, Launch, Mount, Resources, Spec
-from host.sandbox import explain_exit, judge_hello, spawn
+from host.sandbox import explain_exit, spawn
 from runner.protocol import VERSION, Hello
-from tests.fakes.engine_subprocess import SubprocessEngine
 
 CHECKS = {
     "pid": 1, "uid": 1000, "gid": 1000, "dumpable": 0, "cap_eff": 0, "cap_bnd": 0, "no_new_privs": 1, "seccomp": 2,
@@ -28,17 +28,9 @@ SPEC = Spec(
 HELLO = Hello(VERSION, "build", CHECKS, {"/workspace/group": "5:77"})
 
 
-class Claiming(SubprocessEngine):
-    """An engine that filters system calls and has scaffolding of its own."""
-
-    own_mounts = frozenset({"/workspace"})
-
-    def claims(self, spec: Spec) -> dict[str, int]:
-        return {"seccomp": 2}
-
-
-def judge(hello: Hello, spec: Spec = SPEC) -> str:
-    return judge_hello(hello, spec, Claiming(), "build")
+def judge(untrusted_hello: Hello, spec: Spec = SPEC) -> str:
+    """By an engine that filters system calls and has scaffolding of its own."""
+    return fault(untrusted_hello, spec, "build", {"seccomp": 2}, frozenset({"/workspace"}))
 
 
 def test_the_hello_that_was_asked_for() -> None:
@@ -92,6 +84,9 @@ def test_the_end_is_explained_for_a_person() -> None:
     assert explain_exit("starting", 125, "x\ndocker: no space\n", SPEC, "docker") == (
         "engine", "docker did not start the sandbox (status 125): docker: no space",
     )  # fmt: skip
+    tail = "docker: Error response: no such folder.\n\nRun 'docker run --help' for more information\n"
+    assert explain_exit("starting", 125, tail, SPEC, "docker")[1].endswith("no such folder.")
+    assert explain_exit("running", 125, tail, SPEC, "docker")[0] == "engine"
     kind, message = explain_exit("running", 137, "", SPEC, "docker")
     assert kind == "exited"
     assert "1024 MiB of memory" in message
