@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,10 @@ from host.rehearsal.child import Rehearsal
 from host.resolver import Resolver
 
 AT_ONCE: Final = 2
+# Where root starts sandboxes by bubblewrap, the kernel counts the processes of all of them together, so that a
+# fork bomb in one keeps another from starting threads: not both at once.
+WAITING: Final = {"unbounded": "small"}
+SETTLE_SECONDS: Final = 10.0
 Progress = Callable[[str], None]
 
 
@@ -61,7 +65,17 @@ def run(
             outcome for engine, enforcement in engines for outcome in _drill(loop, engine, enforcement, plan, progress)
         ]
     finally:
+        _settle(loop)
         loop.close()
+
+
+def _settle(loop: Loop) -> None:
+    """Wait, but not for ever, for the engine's programs that sandboxes started as they went."""
+    late: list[bool] = []
+    timer = loop.call_later(SETTLE_SECONDS, lambda: late.append(True))
+    while loop.children and not late:
+        loop.step()
+    timer.cancel()
 
 
 def _drill(loop: Loop, engine: Engine, enforcement: Enforcement, plan: Plan, progress: Progress) -> list[Outcome]:
@@ -95,17 +109,22 @@ def _play_all(stage: Stage, probes: Sequence[Probe], progress: Progress) -> dict
         progress(f"scene {len(seen) + 1} of {count}: {name}")
 
     with ThreadPoolExecutor(AT_ONCE, "drill") as pool:
-        aside = {
-            name: pool.submit(controls.play_aside, stage.ground, name, wanted[name], stage.fill)
-            for wanted, table in ((real, controls.ASIDE), (control, controls.SCENES))
-            for name in table
-            if name in wanted
-        }
+
+        def begin_aside(name: str, wanted: dict[str, list[Probe]]) -> Future[Scene]:
+            return pool.submit(controls.play_aside, stage.ground, name, wanted[name], stage.fill)
+
+        aside = {name: begin_aside(name, real) for name in controls.ASIDE if name in real}
+        aside |= {name: begin_aside(name, control) for name in controls.SCENES if name in control.keys() - WAITING}
         for wanted, table in ((real, scenes.REAL), (control, scenes.REAL_CONTROLS)):
             for name in table:
                 if name in wanted:
                     begin(name)
                     seen[name] = scenes.play(stage, table, name, wanted[name])
+                aside |= {
+                    later: begin_aside(later, control)
+                    for later, first in WAITING.items()
+                    if first == name and later in control
+                }
         for name, future in aside.items():
             begin(name)
             seen[name] = future.result()

@@ -121,8 +121,7 @@ def traces(spec: Spec) -> str:
 
 
 def credulous(ground: Ground, scene: Scene, probes: Sequence[Probe], fill: Fill) -> None:
-    for probe in probes:
-        scene.texts[probe.id] = hostile.credulous(ground, probe.id)
+    scene.texts |= hostile.credulous(ground, tuple(probe.id for probe in probes))
 
 
 def stubborn(ground: Ground, scene: Scene, probes: Sequence[Probe], fill: Fill) -> None:

@@ -44,7 +44,7 @@ class House:
         key_file = home.config / KEY_FILE
         key_file.touch(mode=0o600)
         key_file.write_text(f"ANTHROPIC_API_KEY={key_of(ground.canary)}\nANTHROPIC_BASE_URL={endpoint.base_url}\n")
-        config = replace(Config(), resources=ground.resources, max_sandboxes=2)
+        config = replace(Config(), resources=ground.resources, warm_sandboxes=0)
         engine = cast(Engine, Edited(ground.engine, ground.tamper))
         parts = Parts(home, config, engine, ground.enforcement, ground.image, project, {})
         self._app = App(loop, parts, Log(home.data / "log" / "nanoclaw.log", to_stderr=False, quiet=True))

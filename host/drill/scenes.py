@@ -85,8 +85,14 @@ def agent(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
     closing = [f"say {LOOK} first", call("bash", command=LEAVE)]
     played = stage.turn(spec, "\n".join([*lines, *closing]), look=look)
     take(scene, played, where)
-    if not played.was_ready:
+    if was_refused(played):
         take_seat(stage, scene, probes, spec, played, look)
+
+
+def was_refused(played: Played) -> bool:
+    """Whether the host, or the runner itself, found this sandbox not fit for a key."""
+    gone = played.gone
+    return gone is not None and not played.was_ready and (gone.kind == "hello" or "not sealed" in gone.stderr_tail)
 
 
 def take_seat(
@@ -99,7 +105,9 @@ def take_seat(
         launch = seat(ground.tamper(ground.engine.launch(spec)), "careful")
         with StandIn(ground.engine, spec.name, launch, key_of(scene.canary)) as stand_in:
             look()
-            controls.commands(stand_in, scene, probes, stage.fill, bait=True)
+            # What the runner itself would bound or refuse, it cannot show.
+            shown = [probe for probe in probes if not probe.reads and not probe.measured]
+            controls.commands(stand_in, scene, shown, stage.fill, bait=True)
     except EngineError as e:
         scene.trouble = f"{played.trouble}; nor a stand-in: {e}"
 
@@ -122,7 +130,7 @@ def small(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
     lines, where = script(probes, stage.fill)
     played = stage.turn(spec, "\n".join(lines), limits=SMALL_LIMITS)
     take(scene, played, where)
-    if not played.was_ready:
+    if was_refused(played):
         take_seat(stage, scene, probes, spec, played, lambda: None)
 
 
@@ -144,14 +152,21 @@ def gate_open(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
     """The control: a gate that allows the drill's own listeners, and an audit that keeps nothing."""
     ports = (stage.listeners.port, stage.endpoint.port)
     allowed = tuple(AllowedHost(name, ports, LOOPBACK) for name in ("localhost", "127.0.0.1"))
-    played = _through_proxy(stage, scene, probes, allowed)
+    played = _through_proxy(stage, scene, probes, allowed, TELL)
     scene.texts["unaudited"] = f"not written down: 0 rows of {len(played.connections)}\n{RAN}"
+    # And the control for replies: what the agent says, before the host has looked at it.
+    for probe in probes:
+        if probe.scene == "house":
+            scene.texts[probe.id] = looks.told(played.reply, scene.canary, probe.id.removeprefix("reply-"))
 
 
-def _through_proxy(stage: Stage, scene: Scene, probes: Sequence[Probe], allowed: tuple[AllowedHost, ...]) -> Played:
+def _through_proxy(
+    stage: Stage, scene: Scene, probes: Sequence[Probe], allowed: tuple[AllowedHost, ...], closing: str = "repeat done"
+) -> Played:
     spec = stage.ground.spec(scene.name, proxy=True)
     lines, where = script(probes, stage.fill)
-    played = stage.turn(spec, "\n".join(lines), canary=scene.canary, allowed=allowed, limits=QUICK_LIMITS)
+    prompt = "\n".join([*lines, closing])
+    played = stage.turn(spec, prompt, canary=scene.canary, allowed=allowed, limits=QUICK_LIMITS)
     take(scene, played, where)
     return played
 
@@ -168,14 +183,6 @@ def house(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
             scene.texts[probe.id] = looks.files(stage.ground.folder / "house", scene.canary, skip=KEY_FILE)
         else:
             scene.texts[probe.id] = looks.told(words, scene.canary, probe.id.removeprefix("reply-"))
-
-
-def raw(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
-    """The control for replies: what the agent says, before the host has looked at it."""
-    played = stage.turn(stage.ground.spec(scene.name), TELL, canary=scene.canary)
-    scene.trouble = played.trouble
-    for probe in probes:
-        scene.texts[probe.id] = looks.told(played.reply, scene.canary, probe.id.removeprefix("reply-"))
 
 
 # --- runners that were turned ----------------------------------------------------------------
@@ -201,7 +208,7 @@ REAL: Final[dict[str, Play]] = {
     "acts": act,
 }
 """In this order: `next` looks for what `agent` left."""
-REAL_CONTROLS: Final[dict[str, Play]] = {"gate-open": gate_open, "raw": raw, "true-hello": true_hello}
+REAL_CONTROLS: Final[dict[str, Play]] = {"gate-open": gate_open, "true-hello": true_hello}
 """Controls that need the loop, because the real host plays in them."""
 
 

@@ -110,6 +110,10 @@ class StandIn:
         self.stderr = b""
         self._process, self._in, self._out, self._err = spawn(launch)
         os.set_blocking(self._err, False)
+        # Where root starts a sandbox for another user, that user could not open root's pipes again: a
+        # protection by chance, which must not hide that there is no other.
+        for fd in (self._in, self._out):
+            os.fchmod(fd, 0o666)
 
     def __enter__(self) -> StandIn:
         try:

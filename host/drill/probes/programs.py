@@ -156,7 +156,7 @@ FORK: Final = python(
 import os, signal, time
 children = []
 try:
-    for _ in range(200):
+    for _ in range(120):
         pid = os.fork()
         if pid == 0:
             time.sleep(20)
