@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +38,38 @@ def test_a_folder_swapped_between_judging_and_mounting_is_given_nothing(house: H
     # Without the comparison (here: with the swapped folder's own numbers) the secret is there to be read.
     fooled = replace(judged, identity=identity(secret.source))
     assert CANARY in house.start("shell", house.spec(fooled)).run(f"cat {TARGET}/file")
+
+
+def test_a_path_that_keeps_changing_its_meaning_never_shows_the_wrong_folder(house: House) -> None:
+    right, wrong = house.mount("right"), house.mount("wrong")
+    for parent, text in ((right, "fine"), (wrong, CANARY)):
+        (parent.source / "one").mkdir(mode=0o755)
+        parent.source.chmod(0o755)
+        (parent.source / "one" / "file").write_text(text)
+        (parent.source / "one" / "file").chmod(0o644)
+    path, over = house.folder / "path", threading.Event()
+
+    def swap() -> None:
+        for parent in itertools.cycle((right, wrong)):
+            (house.folder / "next").symlink_to(parent.source)
+            (house.folder / "next").replace(path)
+            if over.is_set():
+                return
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        mount = Mount(path / "one", TARGET, True, identity(right.source / "one"))
+        for _ in range(8):
+            w = house.start("shell", house.spec(mount))
+            house.until(lambda w=w: w.ready or w.gone)  # type: ignore[misc]
+            if w.ready:
+                assert w.run(f"cat {TARGET}/file") == "fine"
+            else:
+                assert w.gone[0].kind in {"hello", "engine"}
+    finally:
+        over.set()
+        swapper.join()
 
 
 @pytest.mark.parametrize(
