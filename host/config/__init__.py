@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import stat
 import tomllib
 from collections.abc import Callable, Mapping
@@ -82,7 +81,7 @@ class Config:
     """By folder, in lower case."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[^\W_]([\w '\u2019-]{0,38}\w)?", self.assistant):
+        if not values.is_name(self.assistant):
             fail("assistant", f"is {self.assistant!r}", "choose a name: 1 to 40 letters, digits and spaces")
         if self.engine not in ENGINES:
             fail("engine", f"is {self.engine!r}", f"choose one of: {', '.join(ENGINES)}")

@@ -6,6 +6,7 @@ import ipaddress
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -84,6 +85,18 @@ def local_zone(environ: Mapping[str, str]) -> str:
     link = os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
     candidates = (environ.get("TZ", "").removeprefix(":"), link)
     return next((name for name in candidates if is_zone(name)), "UTC")
+
+
+def is_name(name: str) -> bool:
+    """Whether people can call someone by it: one line of 1 to 40 characters, letters and digits of any script,
+    with spaces, hyphens and apostrophes inside."""
+    inside = " _-'\u2019\u200c\u200d"  # the last two join letters in some scripts
+    return (
+        0 < len(name) <= 40
+        and name[0].isalnum()
+        and name[-1] not in inside
+        and all(c.isalnum() or c in inside or unicodedata.category(c)[0] == "M" for c in name)
+    )
 
 
 def path(key: str, value: Any) -> Path:

@@ -319,7 +319,8 @@ class Store:
             folder,
             count,
         )
-        newest_first = sorted((Line(*row) for row in rows), key=lambda line: line.at, reverse=True)
+        lines = (Line(*row) for row in rows)
+        newest_first = sorted(lines, key=lambda line: (line.at, line.kind != "message"), reverse=True)
         sizes = itertools.accumulate(len(line.text.encode()) for line in newest_first)
         fitting = [line for line, size in zip(newest_first, sizes, strict=True) if size <= RECENT_BYTES]
         return fitting[:count][::-1]

@@ -398,3 +398,16 @@ def test_a_ca_file_is_looked_at_before_the_first_turn(home: Home, tmp_path: Path
     with pytest.raises(UserError, match=words) as caught:
         configure(home, f'[model]\nca_file = "{tmp_path}/ca.pem"')
     assert "model.ca_file" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["Andy", "A", "José", "Jose\u0301", "कृष्ण", "アンディ", "Dr Bob", "O'Neil", "R2-D2", "x" * 40]
+)
+def test_names_that_people_have(name: str) -> None:
+    assert Config(assistant=name).assistant == name
+
+
+@pytest.mark.parametrize("name", ["", " ", "@Andy", "Andy ", " Andy", "-", "<b>", "a\0", "a\nb", "a\u202eb", "x" * 41])
+def test_names_that_nobody_has(name: str) -> None:
+    with pytest.raises(UserError, match="assistant"):
+        Config(assistant=name)

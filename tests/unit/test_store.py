@@ -390,6 +390,13 @@ def test_recent_lines_are_the_conversation_in_its_order(store: Store, clock: Clo
     assert store.recent_lines("main", 0) == []
 
 
+def test_within_one_instant_the_question_comes_before_the_answer(store: Store) -> None:
+    seq = [add(store, n, f"q{n}") for n in range(2)][-1].seq
+    store.begin_turn("main", "t1")
+    store.finish_turn("main", "t1", seq, "answer", HELLO, NO_USAGE)
+    assert [line.text for line in store.recent_lines("main", 5)] == ["q0", "q1", "answer"]
+
+
 def test_recent_lines_are_bounded_in_bytes(store: Store) -> None:
     for number in range(10):
         add(store, number, str(number) * (200 * 1024))
