@@ -48,6 +48,8 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, default=default_cache(), help="default: %(default)s")
     parser.add_argument("--refresh", action="store_true", help="make the Debian layer anew, with today's updates")
     options = parser.parse_args()
+    # An ordinary user's PATH leaves out where Debian keeps chroot.
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     try:
         with lock(options.cache / "image"):
             ensure(options.cache / "image", refresh=options.refresh)
