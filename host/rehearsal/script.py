@@ -36,6 +36,8 @@ With a key in .env a model answers instead."""
 
 MEMORY_FILE: Final = "/workspace/group/CLAUDE.md"
 MAX_SLOW_SECONDS: Final = 300.0
+MAX_CALLS: Final = 48
+"""Most tool calls in one answer."""
 SHOWN: Final = 128 * 1024
 """Most characters of one tool's result in an answer, so that a reply stays under the pipe's limit."""
 
@@ -145,7 +147,8 @@ def _write(match: re.Match[str]) -> Step:
 
 
 def _call(match: re.Match[str]) -> Step | None:
-    """`call TOOL {json}`: any tool with any input, and no word about the result. The drill's requests."""
+    """`call TOOL {json}`: any tool with any input, and no word about the result. Several in a row are made at
+    once, as a model does it. The drill's requests."""
     try:
         arguments = json.loads(match["text"])
     except (ValueError, RecursionError):
@@ -224,6 +227,8 @@ class Turn:
     """Ids of the tool calls made in this turn, in order."""
     results: dict[str, tuple[str, bool]] = field(default_factory=dict)
     """Id → text, whether it is an error."""
+    fresh: int = 0
+    """How many of `used` were made in the last round: their results have not been spoken about."""
 
 
 def answer(untrusted_request: Any, attempt: int = 0, key: str = "") -> Answer | ApiError:
@@ -259,6 +264,8 @@ def _blocks(message: dict[str, Any]) -> list[dict[str, Any]]:
 def _read_turn(messages: list[dict[str, Any]]) -> Turn:
     turn = Turn()
     for message in messages[_turn_start(messages) :]:
+        if message["role"] == "assistant":
+            turn.fresh = sum(block["type"] == "tool_use" for block in _blocks(message))
         for block in _blocks(message):
             if block["type"] == "tool_use":
                 turn.used.append(block["id"])
@@ -301,28 +308,42 @@ def _result_text(block: dict[str, Any]) -> str:
 
 
 def _reply(request: dict[str, Any], turn: Turn, tools: set[str], attempt: int, key: str) -> Answer | ApiError:
-    size = len(json.dumps(request)) // 4
-    blocks: list[Text | ToolUse] = []
+    body = json.dumps(request)
+    # Ids must differ within a conversation, and every request of a conversation differs.
+    digest, size = hashlib.sha256(body.encode()).hexdigest()[:22], len(body) // 4
+    spoken: list[Text] = []
+    calls: list[ToolUse] = []
     for step in _due(turn):
+        is_call = isinstance(step, Use) and step.tool in tools
+        if calls and not (is_call and _may_join(step, len(calls))):
+            break  # what comes after a call waits for its result
         if isinstance(step, Fail):
-            if attempt >= step.times:
-                continue
-            return _failure(step, blocks, size)
-        if isinstance(step, Use) and step.tool in tools:
-            blocks.append(ToolUse(_tool_id(request), step.tool, step.input))
-            return Answer(tuple(blocks), "tool_use", size)
-        blocks.extend(_spoken(step, request, key))
-    return Answer(tuple(blocks) or (Text("Done."),), "end_turn", size)
+            if attempt < step.times:
+                return _failure(step, spoken, size)
+        elif isinstance(step, Use) and is_call:
+            calls.append(ToolUse(f"toolu_{digest}{len(calls):02}", step.tool, step.input))
+            if not step.quiet:
+                break
+        else:
+            spoken.extend(_spoken(step, request, key))
+    if calls:
+        return Answer((*spoken, *calls), "tool_use", size)
+    return Answer(tuple(spoken) or (Text("Done."),), "end_turn", size)
+
+
+def _may_join(step: Step, calls: int) -> bool:
+    """Whether this one may be made in one round with those before: nobody waits to be told of their results."""
+    return isinstance(step, Use) and step.quiet and calls < MAX_CALLS
 
 
 def _due(turn: Turn) -> Iterator[Step]:
-    """The steps that this request is to be answered with: from the last result on."""
+    """The steps that this request is to be answered with: from the last round's results on."""
     done = 0
     for step in turn.steps:
         if isinstance(step, Use) and done < len(turn.used):
             done += 1
-            if done == len(turn.used):
-                yield from _about_result(step, *turn.results[turn.used[-1]])
+            if done > len(turn.used) - turn.fresh:
+                yield from _about_result(step, *turn.results[turn.used[done - 1]])
         elif done == len(turn.used):
             yield step
 
@@ -349,18 +370,13 @@ def _spoken(step: Step, request: dict[str, Any], key: str) -> Iterator[Text]:
         yield Text(f"I would use the tool {step.tool}, but this turn does not offer it.")
 
 
-def _failure(step: Fail, blocks: list[Text | ToolUse], size: int) -> Answer | ApiError:
+def _failure(step: Fail, spoken: list[Text], size: int) -> Answer | ApiError:
     if step.kind in FAILURES:
         return FAILURES[step.kind]
-    begun = (*blocks, Text("This sentence will not come to"))
+    begun = (*spoken, Text("This sentence will not come to"))
     if step.kind in ENDINGS:
         return Answer(begun, "end_turn", size, ending=step.kind)
     return Answer(begun, STOPS[step.kind], size)
-
-
-def _tool_id(request: dict[str, Any]) -> str:
-    # Ids must differ within a conversation, and every request of a conversation differs.
-    return "toolu_" + hashlib.sha256(json.dumps(request).encode()).hexdigest()[:24]
 
 
 def _system_text(request: dict[str, Any]) -> str:

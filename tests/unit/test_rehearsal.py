@@ -95,6 +95,20 @@ def test_several_requests_are_done_in_order() -> None:
     assert turn[-1].stop_reason == "end_turn"
 
 
+def test_calls_in_a_row_are_made_at_once_and_what_follows_waits() -> None:
+    prompt = 'call bash {"command": "1"}\ncall read_file {"path": "2"}\nrepeat between\nrun three\nfail 401'
+    first = ask(prompt)
+    assert [name for name, _ in used(first)] == ["bash", "read_file"]
+    assert said(first) == ""
+    calls = [events._whole(block) for block in first.blocks]
+    results = [{"type": "tool_result", "tool_use_id": call["id"], "content": "x"} for call in calls]
+    results[1] |= {"is_error": True, "content": "no such file"}
+    second = ask(prompt, calls, results)
+    assert said(second) == "That did not work: no such file\nbetween"
+    assert used(second) == [("bash", {"command": "three"})]
+    assert len({block.id for block in (*first.blocks, *second.blocks) if isinstance(block, ToolUse)}) == 3
+
+
 def test_a_failed_tool_is_told() -> None:
     first = play("run x")[0]
     result = {"type": "tool_result", "tool_use_id": first.blocks[0].id, "content": "no such file", "is_error": True}
