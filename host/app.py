@@ -33,6 +33,9 @@ OWNER: Final = "owner"
 """Sender id of the person at the terminal: whoever may open the control socket."""
 NOWHERE: Final = Endpoint("", "", 0, tls=False)
 HISTORY_LINES_MAX: Final = 200
+PRUNE_SECONDS: Final = 86_400.0
+UNREAD_MAX: Final = 100
+"""Unread replies that a terminal is given when it opens; the rest wait for the next one."""
 CLOSE_SECONDS: Final = 5.0
 """How long the sandboxes have to go away when the host stops; their stdin is closed, so they do anyway."""
 
@@ -87,11 +90,19 @@ class App:
         for name in self._parts.engine.reap(install_id(self._parts.home.data)):
             self._log.info("removed a sandbox that an earlier host left", name=name)
         self._store.recover()
-        self._store.prune()
+        self._prune()
         if listen:
             self.control.listen(self._parts.home.data / "host.sock")
         for folder in self._store.groups_with_pending():
             self._message_arrived(folder)
+
+    def _prune(self) -> None:
+        """At the start, and daily in a host that runs for long."""
+        try:
+            self._store.prune()
+        except UserError as e:
+            self._log.warning("cannot prune the database", why=str(e))
+        self._loop.call_later(PRUNE_SECONDS, self._prune)
 
     def close(self, then: Callable[[], None]) -> None:
         """Let go of everything; `then` is called when the sandboxes are gone, or after `CLOSE_SECONDS`.
@@ -176,8 +187,7 @@ class App:
         secrets_ = found.secrets or self._parts.environment_secrets
         if not secrets_ and found.base_url is None:
             return Access({}, self._rehearse())
-        ca_file = self._parts.config.ca_file
-        return Access(secrets_, credentials.endpoint(found.base_url), ca_file.read_text() if ca_file else "")
+        return Access(secrets_, credentials.endpoint(found.base_url), read_authorities(self._parts.config.ca_file))
 
     @property
     def rehearsing(self) -> bool:
@@ -238,9 +248,9 @@ class App:
             running=group.folder in self._attempts,
             history=[vars(line) for line in lines],
         )
-        for outgoing in self._store.outbox_pending(Console.name):
-            if outgoing.group == group.folder:
-                self._deliver(outgoing)
+        unread = [out for out in self._store.outbox_pending(Console.name) if out.group == group.folder]
+        for outgoing in unread[:UNREAD_MAX]:
+            self._deliver(outgoing)
         # Whoever opens a chat is about to write: the sandbox can start while they type.
         self._keep_warm(group)
 
@@ -272,6 +282,14 @@ class App:
         if self._store.group_of(MAIN.channel, MAIN.chat) is None and not self._store.groups():
             self._store.add_group(MAIN)
         return self._store.groups()
+
+
+def read_authorities(ca_file: Path | None) -> str:
+    """The further certificate authorities of the config, as they are now; it was a PEM file at the start."""
+    try:
+        return ca_file.read_text(encoding="ascii") if ca_file else ""
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"model.ca_file cannot be read any more: {e}") from e
 
 
 def install_id(data: Path) -> str:
