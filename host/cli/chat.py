@@ -180,8 +180,9 @@ class Talk:
                 case Line(text):
                     self._screen.say(PROMPT + text, "2")
                     self._send(text)
-                case Interrupt():
-                    self._interrupt()
+                case Interrupt(cleared):
+                    if self._running or not cleared:
+                        self._interrupt()
                 case Leave():
                     self._loop.stop()
         self._screen.draw()

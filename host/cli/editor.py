@@ -32,7 +32,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Interrupt:
-    """Ctrl-C on an empty line (otherwise it clears the line)."""
+    """Ctrl-C. It also clears the line; `cleared` says whether there was anything on it."""
+
+    cleared: bool
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,9 @@ class Editor:
         return [Line(text)]
 
     def _interrupt(self) -> list[Action]:
-        if not self.text:
-            return [Interrupt()]
+        cleared = bool(self.text)
         self.text, self.cursor = "", 0
-        return []
+        return [Interrupt(cleared)]
 
     def _sequence(self, sequence: str) -> None:
         if sequence in {PASTE_START, PASTE_END}:

@@ -54,9 +54,10 @@ def test_up_and_down_walk_the_history_and_keep_the_draft() -> None:
     assert editor.text == "draft"
 
 
-def test_control_c_clears_a_line_and_interrupts_on_an_empty_one() -> None:
-    assert typed("x", "\x03")[1] == []
-    assert typed("x", "\x03", "\x03")[1] == [Interrupt()]
+def test_control_c_interrupts_and_says_whether_it_cleared_the_line() -> None:
+    editor, actions = typed("x", "\x03", "\x03")
+    assert actions == [Interrupt(cleared=True), Interrupt(cleared=False)]
+    assert editor.text == ""
 
 
 def test_control_d_leaves_on_an_empty_line_only() -> None:
