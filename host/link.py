@@ -40,6 +40,7 @@ class Link:
         self._timer: Timer | None = None
         self._idle, self._last_byte = idle_seconds, loop.now()
         self._connected = self._read_ended = self._finishing = self._write_broken = False
+        self._watched: tuple[bool, bool] | None = None
         self._why = "no address"
         # One buffer and not a queue of pieces: half a million pieces of one byte would cost a hundred times that.
         self._out = bytearray()
@@ -115,8 +116,11 @@ class Link:
         """Look again at what there is to wait for; the owner calls it when it has room again."""
         if self._socket is None or not self._connected:
             return
-        readable = None if self._read_ended or self._owner.room() <= 0 else self._readable
-        self._loop.watch(self._socket.fileno(), readable, self._writable if self._out else None)
+        wanted = (not self._read_ended and self._owner.room() > 0, bool(self._out))
+        if wanted != self._watched:  # else each piece would cost a system call that changes nothing
+            self._watched = wanted
+            fd, (readable, writable) = self._socket.fileno(), wanted
+            self._loop.watch(fd, self._readable if readable else None, self._writable if writable else None)
 
     def close(self) -> None:
         """Gone, both ways, without another word to the owner."""
