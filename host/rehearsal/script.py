@@ -14,7 +14,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 MODEL: Final = "rehearsal-script"
@@ -325,6 +325,8 @@ def _reply(request: dict[str, Any], turn: Turn, tools: set[str], attempt: int, k
             if not step.quiet:
                 break
         else:
+            if spoken:  # a client puts the blocks of an answer together as they are
+                spoken[-1] = replace(spoken[-1], text=spoken[-1].text + "\n")
             spoken.extend(_spoken(step, request, key))
     if calls:
         return Answer((*spoken, *calls), "tool_use", size)

@@ -41,7 +41,7 @@ def ask(*contents: Any, attempt: int = 0, **more: Any) -> Answer:
 
 
 def said(answer: Answer) -> str:
-    return "\n".join(block.text for block in answer.blocks if isinstance(block, Text))
+    return "".join(block.text for block in answer.blocks if isinstance(block, Text))
 
 
 def used(answer: Answer) -> list[tuple[str, dict[str, Any]]]:
