@@ -8,6 +8,6 @@ as it is, `controls` and `weaken` what it would be without; `conduct` puts them 
 """
 
 from host.drill.conduct import Plan, run, select
-from host.drill.words import Outcome, Probe
+from host.drill.words import Outcome, Probe, all_held
 
-__all__ = ["Outcome", "Plan", "Probe", "run", "select"]
+__all__ = ["Outcome", "Plan", "Probe", "all_held", "run", "select"]

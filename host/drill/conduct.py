@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,10 +25,8 @@ from host.rehearsal.child import Rehearsal
 from host.resolver import Resolver
 
 AT_ONCE: Final = 2
-# Where root starts sandboxes by bubblewrap, the kernel counts the processes of all of them together, so that a
-# fork bomb in one keeps another from starting threads: not both at once.
-WAITING: Final = {"unbounded": "small"}
 SETTLE_SECONDS: Final = 10.0
+ABANDONED_SECONDS: Final = 3600.0
 Progress = Callable[[str], None]
 
 
@@ -85,6 +87,7 @@ def _drill(loop: Loop, engine: Engine, enforcement: Enforcement, plan: Plan, pro
     ground.canary = plan.canary or ground.canary
     rehearsal, listeners = Rehearsal(), Listeners()
     try:
+        sweep(plan.folder)
         ground.open()
         resolver = Resolver(loop)
         stage = Stage(loop, resolver, ground, rehearsal.start(), listeners, lambda text: None)
@@ -97,37 +100,48 @@ def _drill(loop: Loop, engine: Engine, enforcement: Enforcement, plan: Plan, pro
     return [judge(engine.name, p, seen[p.scene], seen[p.control], enforcement.missing) for p in probes]
 
 
+def sweep(folder: Path) -> None:
+    """Remove what drills left that were killed. One that runs now is younger than that."""
+    for left in folder.glob("drill-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.lstat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+
+
 def _play_all(stage: Stage, probes: Sequence[Probe], progress: Progress) -> dict[str, Scene]:
     """All scenes that these probes need. Those that need no loop go on threads of their own meanwhile."""
     real, control = _by_name(probes, "scene"), _by_name(probes, "control")
     if "next" in real:
         real.setdefault("agent", [])  # who leaves what `next` looks for
-    count = len(real) + len(control)
+    aside = [(name, real) for name in controls.ASIDE] + [(name, control) for name in controls.SCENES]
+    here = [(name, real, scenes.REAL) for name in scenes.REAL]
+    here += [(name, control, scenes.REAL_CONTROLS) for name in scenes.REAL_CONTROLS]
     seen: dict[str, Scene] = {}
+    may_bomb = threading.Event()
 
-    def begin(name: str) -> None:
-        progress(f"scene {len(seen) + 1} of {count}: {name}")
+    def play_aside(name: str, wanted: list[Probe]) -> Scene:
+        if name == "unbounded":
+            # Where root starts sandboxes by bubblewrap, the kernel counts the processes of all of them together:
+            # a fork bomb in this one would keep the runner of `small` from starting threads.
+            may_bomb.wait()
+        return controls.play_aside(stage.ground, name, wanted, stage.fill)
 
-    with ThreadPoolExecutor(AT_ONCE, "drill") as pool:
-
-        def begin_aside(name: str, wanted: dict[str, list[Probe]]) -> Future[Scene]:
-            return pool.submit(controls.play_aside, stage.ground, name, wanted[name], stage.fill)
-
-        aside = {name: begin_aside(name, real) for name in controls.ASIDE if name in real}
-        aside |= {name: begin_aside(name, control) for name in controls.SCENES if name in control.keys() - WAITING}
-        for wanted, table in ((real, scenes.REAL), (control, scenes.REAL_CONTROLS)):
-            for name in table:
-                if name in wanted:
-                    begin(name)
-                    seen[name] = scenes.play(stage, table, name, wanted[name])
-                aside |= {
-                    later: begin_aside(later, control)
-                    for later, first in WAITING.items()
-                    if first == name and later in control
-                }
-        for name, future in aside.items():
-            begin(name)
+    pool = ThreadPoolExecutor(AT_ONCE, "drill")
+    try:
+        futures = {name: pool.submit(play_aside, name, wanted[name]) for name, wanted in aside if name in wanted}
+        for name, wanted, table in here:
+            if name in wanted:
+                progress(f"scene {len(seen) + 1} of {len(real) + len(control)}: {name}")
+                seen[name] = scenes.play(stage, table, name, wanted[name])
+            if name == "small":
+                may_bomb.set()
+        for name, future in futures.items():
+            progress(f"scene {len(seen) + 1} of {len(real) + len(control)}: {name}")
             seen[name] = future.result()
+    finally:
+        # Interrupted: what has not begun never does, and what has comes to its end, in bounded time.
+        may_bomb.set()
+        pool.shutdown(cancel_futures=True)
     return seen
 
 

@@ -143,12 +143,12 @@ SCENES: Final[dict[str, Callable[[Ground, Scene, Sequence[Probe], Fill], None]]]
     "naive": naive,
     "power": power,
     "shared": plain,
-    "unbounded": unbounded,
     "granted": with_grants,
     "same": same,
     "site-open": site_open,
     "credulous": credulous,
     "stubborn": stubborn,
+    "unbounded": unbounded,  # last: it waits for another scene, and a thread with it
 }
 ASIDE: Final = {"alone": alone}
 """Scenes of the installation as it is that need no loop, and so can be played beside the others."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -70,9 +70,11 @@ class Outcome:
     status: str
     evidence: str
 
-    @property
-    def failed(self) -> bool:
-        return self.status == NOT_HELD
+
+def all_held(outcomes: Sequence[Outcome]) -> bool:
+    """Whether nothing was seen to fail, and something to hold."""
+    statuses = {outcome.status for outcome in outcomes}
+    return NOT_HELD not in statuses and bool(statuses & {HELD, NOT_ENFORCED})
 
 
 def judge(engine: str, probe: Probe, real: Scene, control: Scene, missing: Mapping[str, str]) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,22 @@ from pathlib import Path
 import pytest
 
 from host.drill import controls, hostile, looks, report, scenes, standin, weaken
-from host.drill.conduct import select
+from host.drill.conduct import select, sweep
 from host.drill.probes import PROBES
 from host.drill.turn import call
-from host.drill.words import HELD, NOT_ENFORCED, NOT_HELD, NOT_TESTED, RAN, Outcome, Probe, Scene, judge, one_line
+from host.drill.words import (
+    HELD,
+    NOT_ENFORCED,
+    NOT_HELD,
+    NOT_TESTED,
+    RAN,
+    Outcome,
+    Probe,
+    Scene,
+    all_held,
+    judge,
+    one_line,
+)
 from host.engines.bubblewrap import bwrap_argv, host_paths
 from host.engines.docker import run_argv
 from host.errors import UserError
@@ -71,6 +84,24 @@ def test_what_an_engine_is_known_to_lack_is_told_apart() -> None:
     leak = scene("NCC-r", "KEY=NCC-r")
     assert verdict(leak, LEAKY, walls="it has none") == (NOT_ENFORCED, "it has none")
     assert verdict(leak, LEAKY, other="it has none")[0] == NOT_HELD
+
+
+def test_nothing_seen_is_not_a_success() -> None:
+    def outcomes(*statuses: str) -> list[Outcome]:
+        return [Outcome("docker", "x", "P1", "try", status, "") for status in statuses]
+
+    assert all_held(outcomes(HELD, NOT_ENFORCED, NOT_TESTED))
+    assert not all_held(outcomes(HELD, NOT_HELD))
+    assert not all_held(outcomes(NOT_TESTED, NOT_TESTED))
+
+
+def test_what_a_killed_drill_left_is_swept_up(tmp_path: Path) -> None:
+    for name in ("drill-old", "drill-new", "groups"):
+        (tmp_path / name).mkdir()
+    for name in ("drill-old", "groups"):
+        os.utime(tmp_path / name, (0, 0))
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"drill-new", "groups"}
 
 
 def test_evidence_is_one_printable_line() -> None:
@@ -186,8 +217,6 @@ def test_a_file_with_the_canary_is_found_in_any_usual_form(tmp_path: Path) -> No
 
 
 def test_a_look_follows_no_link_and_opens_no_fifo(tmp_path: Path) -> None:
-    import os
-
     (tmp_path / "secret").write_text("NCC-0123456789abcdef")
     folder = tmp_path / "folder"
     folder.mkdir()
