@@ -1,5 +1,5 @@
 """The rehearsal: a stand-in for the model that says it is a script and not an AI.
 
-`script` decides what to answer (no I/O), `events` puts an answer into the Messages API's words (no I/O),
-`server` speaks HTTP in a child process, `child` starts and stops that child.
+`requests` understands plain words, `script` decides what to answer, `events` puts the answer into the Messages
+API's words: none of them does I/O. `server` speaks HTTP in a child process, `child` starts and stops that child.
 """

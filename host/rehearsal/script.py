@@ -9,33 +9,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import json
-import re
-import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from host.rehearsal.requests import ENDINGS, STOPS, Fail, Recall, Recite, Speak, Step, TellKey, Use, steps
+
 MODEL: Final = "rehearsal-script"
 
-INTRODUCTION: Final = "I am a script and not an AI: a rehearsal of the real path with nobody at the other end."
-HELP: Final = f"""{INTRODUCTION}
-I understand, one request on a line:
-  run COMMAND            in this group's sandbox
-  read FILE
-  write FILE: TEXT
-  remember that TEXT     written to this group's CLAUDE.md
-  what do you remember?
-  repeat TEXT
-  say TEXT first         a message before the turn ends
-  think slowly SECONDS   an answer that takes its time, to be stopped
-  fail KIND [TIMES]      {{kinds}}
-  help
-With a key in .env a model answers instead."""
-
-MEMORY_FILE: Final = "/workspace/group/CLAUDE.md"
-MAX_SLOW_SECONDS: Final = 300.0
 MAX_CALLS: Final = 48
 """Most tool calls in one answer."""
 SHOWN: Final = 128 * 1024
@@ -87,132 +69,6 @@ FAILURES: Final[dict[str, ApiError]] = {
     "500": ApiError(500, "api_error", "rehearsal: internal server error"),
     "529": ApiError(529, "overloaded_error", "rehearsal: overloaded"),
 }
-ENDINGS: Final = ("truncate", "break", "error", "garbage")
-STOPS: Final = {"refuse": "refusal", "length": "max_tokens"}
-KINDS: Final = (*FAILURES, *ENDINGS, *STOPS)
-
-
-# --- the requests that are understood ---------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Speak:
-    text: str
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Recall:
-    """Answer from the memory that the system prompt carries."""
-
-
-@dataclass(frozen=True)
-class Recite:
-    """Show the system prompt: what the agent was told besides the conversation."""
-
-
-@dataclass(frozen=True)
-class TellKey:
-    """Say the key that this request came with: a model that was turned would. The host has to catch it."""
-
-    form: str
-
-
-@dataclass(frozen=True)
-class Use:
-    tool: str
-    input: dict[str, Any]
-    after: str = ""
-    """What to say when it went well; empty: show the result, or nothing if `quiet`."""
-    quiet: bool = False
-
-
-@dataclass(frozen=True)
-class Fail:
-    kind: str
-    times: int
-
-
-Step = Speak | Recall | Recite | TellKey | Use | Fail
-
-
-def _remember(match: re.Match[str]) -> Step:
-    fact = match["text"]
-    command = f"printf '%s\\n' {shlex.quote('- ' + fact)} >> {MEMORY_FILE}"
-    return Use("bash", {"command": command}, after=f"I will remember that {fact}")
-
-
-def _write(match: re.Match[str]) -> Step:
-    return Use("write_file", {"path": match["file"], "content": match["text"] + "\n"}, after=f"Wrote {match['file']}.")
-
-
-def _call(match: re.Match[str]) -> Step | None:
-    """`call TOOL {json}`: any tool with any input, and no word about the result. Several in a row are made at
-    once, as a model does it. The drill's requests."""
-    try:
-        arguments = json.loads(match["text"])
-    except (ValueError, RecursionError):
-        return None
-    return Use(match["tool"], arguments, quiet=True) if isinstance(arguments, dict) else None
-
-
-def _fail(match: re.Match[str]) -> Step | None:
-    kind = match["kind"].lower()
-    return Fail(kind, int(match["times"] or 1_000_000)) if kind in KINDS else None
-
-
-# Order counts: the first pattern that matches the whole line decides.
-GRAMMAR: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Step | None]], ...]] = tuple(
-    (re.compile(pattern, re.IGNORECASE), build)
-    for pattern, build in (
-        (r"run\s+(?P<text>\S.*)", lambda m: Use("bash", {"command": m["text"]})),
-        (r"call\s+(?P<tool>\w{1,64})\s+(?P<text>\{.*)", _call),
-        (r"read\s+(?P<file>\S.*)", lambda m: Use("read_file", {"path": m["file"]})),
-        (r"write\s+(?P<file>[^:]*[^:\s])\s*:\s*(?P<text>.*)", _write),
-        (r"remember\s+(?:that\s+)?(?P<text>\S.*)", _remember),
-        (r"what\s+do\s+you\s+remember\s*\??", lambda m: Recall()),
-        (r"recite what you were told\W*", lambda m: Recite()),
-        (r"tell your key(?:\s+as\s+(?P<form>base64|hex|plain))?\W*", lambda m: TellKey((m["form"] or "plain").lower())),
-        (r"repeat\s+(?P<text>\S.*)", lambda m: Speak(m["text"])),
-        (
-            r"say\s+(?P<text>\S.*?)\s+first\W*",
-            lambda m: Use("send_message", {"text": m["text"]}, after="I said that first."),
-        ),
-        (
-            r"think\s+slowly\s+(?P<seconds>\d{1,4}(?:\.\d{1,3})?)(?:\s*s|\s*seconds)?\W*",
-            lambda m: Speak(_musing(float(m["seconds"])), min(float(m["seconds"]), MAX_SLOW_SECONDS)),
-        ),
-        (r"fail\s+(?P<kind>\w{1,16})(?:\s+(?P<times>\d{1,6}))?\W*", _fail),
-        (r"help\W*", lambda m: Speak(help_text())),
-    )
-)
-_MESSAGE: Final = re.compile(r"<message\b[^>]*>(.*?)</message>", re.DOTALL)
-_TRIGGER: Final = re.compile(r"@\S+[\s,:]+")
-
-
-def help_text() -> str:
-    return HELP.format(kinds=" ".join(KINDS))
-
-
-def _musing(seconds: float) -> str:
-    count = max(1, int(min(seconds, MAX_SLOW_SECONDS) * 2))
-    return " ".join(f"thought {n} of {count}," for n in range(1, count)) + f" and thought {count} of {count}."
-
-
-def steps(prompt: str) -> list[Step]:
-    """The requests in one prompt or follow-up, in order; the introduction, if there are none."""
-    texts = [html.unescape(text) for text in _MESSAGE.findall(prompt)] or [prompt]
-    lines = [line for text in texts for line in text.splitlines()]
-    found = [step for line in lines if (step := _understand(line)) is not None]
-    return found or [Speak(help_text())]
-
-
-def _understand(line: str) -> Step | None:
-    line = _TRIGGER.sub("", line.strip(), count=1) if line.lstrip().startswith("@") else line.strip()
-    for pattern, build in GRAMMAR:
-        if match := pattern.fullmatch(line):
-            return build(match)
-    return None
 
 
 # --- the conversation so far ------------------------------------------------------------------------
@@ -227,8 +83,6 @@ class Turn:
     """Ids of the tool calls made in this turn, in order."""
     results: dict[str, tuple[str, bool]] = field(default_factory=dict)
     """Id → text, whether it is an error."""
-    fresh: int = 0
-    """How many of `used` were made in the last round: their results have not been spoken about."""
 
 
 def answer(untrusted_request: Any, attempt: int = 0, key: str = "") -> Answer | ApiError:
@@ -264,8 +118,6 @@ def _blocks(message: dict[str, Any]) -> list[dict[str, Any]]:
 def _read_turn(messages: list[dict[str, Any]]) -> Turn:
     turn = Turn()
     for message in messages[_turn_start(messages) :]:
-        if message["role"] == "assistant":
-            turn.fresh = sum(block["type"] == "tool_use" for block in _blocks(message))
         for block in _blocks(message):
             if block["type"] == "tool_use":
                 turn.used.append(block["id"])
@@ -311,26 +163,23 @@ def _reply(request: dict[str, Any], turn: Turn, tools: set[str], attempt: int, k
     body = json.dumps(request)
     # Ids must differ within a conversation, and every request of a conversation differs.
     digest, size = hashlib.sha256(body.encode()).hexdigest()[:22], len(body) // 4
-    spoken: list[Text] = []
+    done, rest = _split(turn, tools)
     calls: list[ToolUse] = []
-    for step in _due(turn):
+    for step in rest:
         is_call = isinstance(step, Use) and step.tool in tools
         if calls and not (is_call and _may_join(step, len(calls))):
             break  # what comes after a call waits for its result
-        if isinstance(step, Fail):
-            if attempt < step.times:
-                return _failure(step, spoken, size)
-        elif isinstance(step, Use) and is_call:
+        if isinstance(step, Fail) and attempt < step.times:
+            return _failure(step, size)
+        if isinstance(step, Use) and is_call:
             calls.append(ToolUse(f"toolu_{digest}{len(calls):02}", step.tool, step.input))
             if not step.quiet:
                 break
-        else:
-            if spoken:  # a client puts the blocks of an answer together as they are
-                spoken[-1] = replace(spoken[-1], text=spoken[-1].text + "\n")
-            spoken.extend(_spoken(step, request, key))
     if calls:
-        return Answer((*spoken, *calls), "tool_use", size)
-    return Answer(tuple(spoken) or (Text("Done."),), "end_turn", size)
+        return Answer(tuple(calls), "tool_use", size)
+    # All that is said is said at the end: only a turn's last words reach the chat.
+    texts = [text for step in (*done, *rest) for text in _spoken(step, request, key)]
+    return Answer(_on_lines(texts) or (Text("Done."),), "end_turn", size)
 
 
 def _may_join(step: Step, calls: int) -> bool:
@@ -338,16 +187,24 @@ def _may_join(step: Step, calls: int) -> bool:
     return isinstance(step, Use) and step.quiet and calls < MAX_CALLS
 
 
-def _due(turn: Turn) -> Iterator[Step]:
-    """The steps that this request is to be answered with: from the last round's results on."""
-    done = 0
-    for step in turn.steps:
-        if isinstance(step, Use) and done < len(turn.used):
-            done += 1
-            if done > len(turn.used) - turn.fresh:
-                yield from _about_result(step, *turn.results[turn.used[done - 1]])
-        elif done == len(turn.used):
-            yield step
+def _split(turn: Turn, tools: set[str]) -> tuple[list[Step], list[Step]]:
+    """What was done in this turn, each call replaced by what is to be said of its result; and what was not."""
+    done: list[Step] = []
+    rest = list(turn.steps)
+    for call in turn.used:
+        while rest and not (isinstance(rest[0], Use) and rest[0].tool in tools):
+            done.append(rest.pop(0))
+        if rest:
+            step = rest.pop(0)
+            assert isinstance(step, Use)
+            done.extend(_about_result(step, *turn.results[call]))
+    return done, rest
+
+
+def _on_lines(texts: list[Text]) -> tuple[Text, ...]:
+    """A client puts the blocks of an answer together as they are: each but the last ends its line here."""
+    lines = [text if text.text.endswith("\n") else replace(text, text=text.text + "\n") for text in texts[:-1]]
+    return (*lines, *texts[-1:])
 
 
 def _about_result(step: Use, result: str, is_error: bool) -> Iterator[Step]:
@@ -372,10 +229,10 @@ def _spoken(step: Step, request: dict[str, Any], key: str) -> Iterator[Text]:
         yield Text(f"I would use the tool {step.tool}, but this turn does not offer it.")
 
 
-def _failure(step: Fail, spoken: list[Text], size: int) -> Answer | ApiError:
+def _failure(step: Fail, size: int) -> Answer | ApiError:
     if step.kind in FAILURES:
         return FAILURES[step.kind]
-    begun = (*spoken, Text("This sentence will not come to"))
+    begun = (Text("This sentence will not come to"),)
     if step.kind in ENDINGS:
         return Answer(begun, "end_turn", size, ending=step.kind)
     return Answer(begun, STOPS[step.kind], size)

@@ -31,7 +31,7 @@ from host.engines.bubblewrap import bwrap_argv, host_paths
 from host.engines.docker import run_argv
 from host.errors import UserError
 from host.model import Enforcement, Image, Launch, Mount, Resources, Spec
-from host.rehearsal import script
+from host.rehearsal import requests, script
 
 PROBE = Probe("environment", "P1", "read it", "{canary}", "agent", "naive", command="env", depends="walls")
 
@@ -137,8 +137,8 @@ def test_a_command_does_not_match_what_it_looks_for(probe: Probe) -> None:
 
 @pytest.mark.parametrize("probe", [p for p in PROBES if p.command], ids=lambda probe: probe.id)
 def test_the_rehearsal_understands_its_line(probe: Probe) -> None:
-    (step,) = script.steps(call("bash", command=probe.command))
-    assert step == script.Use("bash", {"command": probe.command}, quiet=True)
+    (step,) = requests.steps(call("bash", command=probe.command))
+    assert step == requests.Use("bash", {"command": probe.command}, quiet=True)
 
 
 def test_one_promise_or_one_probe_can_be_chosen() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host.model import Endpoint
-from host.rehearsal import events, script
+from host.rehearsal import events, requests, script
 from host.rehearsal.child import Rehearsal
 from host.rehearsal.script import Answer, ApiError, Text, ToolUse
 
@@ -91,7 +91,7 @@ def test_the_result_is_what_it_answers() -> None:
 def test_several_requests_are_done_in_order() -> None:
     turn = play("run one\nrepeat between\nrun two\nrepeat end", "1", "2")
     assert [used(answer) for answer in turn] == [[("bash", {"command": "one"})], [("bash", {"command": "two"})], []]
-    assert [said(answer) for answer in turn] == ["", "1\nbetween", "2\nend"]
+    assert [said(answer) for answer in turn] == ["", "", "1\nbetween\n2\nend"]
     assert turn[-1].stop_reason == "end_turn"
 
 
@@ -104,9 +104,21 @@ def test_calls_in_a_row_are_made_at_once_and_what_follows_waits() -> None:
     results = [{"type": "tool_result", "tool_use_id": call["id"], "content": "x"} for call in calls]
     results[1] |= {"is_error": True, "content": "no such file"}
     second = ask(prompt, calls, results)
-    assert said(second) == "That did not work: no such file\nbetween"
+    assert said(second) == ""
     assert used(second) == [("bash", {"command": "three"})]
     assert len({block.id for block in (*first.blocks, *second.blocks) if isinstance(block, ToolUse)}) == 3
+
+
+def test_a_failure_is_not_repeated_when_its_message_comes_again() -> None:
+    prompt = "<message a='1'>fail 401\nrepeat once</message><message a='2'>repeat more</message>"
+    assert said(ask(prompt)) == "once\nmore"
+    assert script.answer(request(prompt.replace("repeat more", "fail 529"))) == script.FAILURES["529"]
+
+
+def test_a_tool_that_is_not_offered_does_not_confuse_the_count() -> None:
+    turn = play("say hi first\nrun one\nrun two", "1", "2", tools=("bash",))
+    assert "does not offer" in said(turn[-1])
+    assert said(turn[-1]).endswith("1\n2")
 
 
 def test_a_failed_tool_is_told() -> None:
@@ -179,7 +191,7 @@ def test_a_tool_that_is_not_offered_is_not_called() -> None:
 def test_slowness_has_a_bound() -> None:
     (block,) = ask("think slowly 9999").blocks
     assert isinstance(block, Text)
-    assert block.seconds == script.MAX_SLOW_SECONDS
+    assert block.seconds == requests.MAX_SLOW_SECONDS
     waits = [event.wait for event in events.stream(ask("think slowly 3 seconds"))]
     assert sum(waits) == pytest.approx(3)
 
@@ -210,6 +222,13 @@ def test_the_lost_result_of_a_call_is_a_bad_request() -> None:
         refused = script.answer(request("run x", [block], last))
         assert isinstance(refused, ApiError)
         assert refused.status == 400
+
+
+def test_every_failure_that_is_understood_has_an_answer() -> None:
+    assert tuple(script.FAILURES) == requests.STATUSES
+    for kind in requests.KINDS:
+        answer = script.answer(request(f"fail {kind}"))
+        assert isinstance(answer, ApiError) or answer.ending != "whole" or answer.stop_reason != "end_turn"
 
 
 JSON = st.recursive(
