@@ -197,13 +197,17 @@ class Pipe:
         self._read_fd, self._write_fd = read_fd, write_fd
         self._on_data, self._on_closed = on_data, on_closed
         self._limit = limit
-        self._out: deque[memoryview] = deque()
+        self._out = bytearray()  # not a list of pieces: many small ones would cost far more than their bytes
         self._finishing = self._paused = self._silent = False
-        self.buffered = 0
         self.closed = False
         for fd in {read_fd, write_fd} - {None}:
             os.set_blocking(fd, False)  # type: ignore[arg-type]  # None was taken out
         self._watch()
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait to be written."""
+        return len(self._out)
 
     def write(self, data: bytes) -> None:
         """Queue `data`; it leaves as the other end takes it. After `close` or `finish` it is dropped."""
@@ -212,9 +216,9 @@ class Pipe:
         if self.buffered + len(data) > self._limit:
             self._end("write buffer full")
             return
-        self._out.append(memoryview(data))
-        self.buffered += len(data)
-        if len(self._out) == 1:
+        idle = not self._out
+        self._out += data
+        if idle:
             self._writable()
 
     def pause(self) -> None:
@@ -241,7 +245,6 @@ class Pipe:
             return
         self.closed = True
         self._out.clear()
-        self.buffered = 0
         for fd in {self._read_fd, self._write_fd} - {None}:
             self._loop.unwatch(fd)  # type: ignore[arg-type]  # None was taken out
             os.close(fd)  # type: ignore[arg-type]
@@ -283,12 +286,8 @@ class Pipe:
         assert self._write_fd is not None
         try:
             while self._out:
-                sent = os.write(self._write_fd, self._out[0])
-                self.buffered -= sent
-                if sent == len(self._out[0]):
-                    self._out.popleft()
-                else:
-                    self._out[0] = self._out[0][sent:]
+                sent = os.write(self._write_fd, self._out[:CHUNK])
+                del self._out[:sent]
         except BlockingIOError:
             pass
         except OSError as e:
@@ -304,7 +303,6 @@ class Pipe:
 
     def _drop_write_side(self, reason: str) -> None:
         self._out.clear()
-        self.buffered = 0
         if self._read_fd is None or self._read_fd == self._write_fd:
             self._end(reason)
             return

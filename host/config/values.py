@@ -115,7 +115,7 @@ def path(key: str, value: Any) -> Path:
 
 def hosts(key: str, value: Any) -> tuple[AllowedHost, ...]:
     if not isinstance(value, list) or len(value) > MAX_HOSTS:
-        fail(key, f"is {_shown(value)}", f'it must be a list: ["pypi.org", "*.example.org:8443"], at most {MAX_HOSTS}')
+        fail(key, f"is {_shown(value)}", f'it must be a list: ["a.example", "*.example.org:8443"], at most {MAX_HOSTS}')
     return tuple(_host(f"{key}[{i}]", item) for i, item in enumerate(value))
 
 
@@ -142,7 +142,7 @@ def _pattern(key: str, value: Any) -> str:
         fail(
             key,
             f"names {_shown(value)}, which is not a host",
-            'write a name ("pypi.org"), "*." and a name for all below it, or an IPv4 address; no https://, no path',
+            'write a name ("a.example"), "*." and a name for all below it, or an IPv4 address; no https://, no path',
         )
     return name.removesuffix(".")
 

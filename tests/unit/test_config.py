@@ -197,7 +197,7 @@ def test_every_setting_has_its_place(home: Home, tmp_path: Path) -> None:
         [groups.main]
         timezone = "UTC"
         allow_hosts = [
-            "PyPI.org", "*.example.org:8443",
+            "A.example.", "*.example.org:8443",
             {{host = "nas.lan", networks = ["192.168.1.0/24", "fd00::/8"], ports = [443, 8443]}},
         ]
         [groups.Family]
@@ -212,7 +212,7 @@ def test_every_setting_has_its_place(home: Home, tmp_path: Path) -> None:
     assert (config.max_sandboxes, config.warm_sandboxes, config.warm_seconds) == (2, 0, 150.0)
     assert config.group("MAIN").timezone == "UTC"
     assert config.group("main").allow_hosts == (
-        AllowedHost("pypi.org"),
+        AllowedHost("a.example"),
         AllowedHost("*.example.org", (8443,)),
         AllowedHost("nas.lan", (443, 8443), ("192.168.1.0/24", "fd00::/8")),
     )
@@ -276,7 +276,7 @@ def test_a_default_gives_way_to_what_was_written() -> None:
         ('[groups."../up"]', ["groups.../up"]),
         ("[groups.main]\n[groups.MAIN]", ["groups.MAIN", "twice"]),
         ("[groups.main]\nallow_host = []", ["groups.main.allow_host", "allow_hosts?"]),
-        ("[groups.main]\nallow_hosts = 'pypi.org'", ["groups.main.allow_hosts", "list"]),
+        ("[groups.main]\nallow_hosts = 'a.example'", ["groups.main.allow_hosts", "list"]),
         ("[limits\n", ["not valid TOML", "line 1"]),
         ("a = 1\na = 2", ["not valid TOML", "overwrite"]),
         (b'assistant = "\xff"', ["UTF-8", "byte 13"]),
@@ -299,9 +299,9 @@ def test_a_mistake_names_the_file_the_setting_and_what_is_allowed(
 @pytest.mark.parametrize(
     "item",
     [
-        "", "*", "*.", ".", "a..b", "https://pypi.org", "pypi.org/simple", "pypi.org:", "pypi.org:0", "pypi.org:65536",
-        "pypi.org:https", "pypi.org:443:443", "-a.org", "a b.org", "bücher.example", "x" * 64 + ".org", "a*.org",
-        "*.*.org", "[::1]:80", "user@host", "pypi.org\n", 5, {}, {"host": 5}, {"host": "a", "port": 1},
+        "", "*", "*.", ".", "a..b", "https://a.example", "a.example/simple", "a.example:", "a.example:0",
+        "a.example:65536", "a.example:https", "a.example:443:443", "-a.org", "a b.org", "bücher.example", "x" * 64 + ".org", "a*.org",
+        "*.*.org", "[::1]:80", "user@host", "a.example\n", 5, {}, {"host": 5}, {"host": "a", "port": 1},
         {"host": "a", "ports": 443}, {"host": "a", "ports": ["443x"]}, {"host": "a", "ports": [True]},
         {"host": "a", "networks": ["192.168.1.1/24"]}, {"host": "a", "networks": ["0.0.0.0/0"]},
         {"host": "a", "networks": ["::/0"]}, {"host": "a", "networks": "10.0.0.0/8"}, {"host": "a", "networks": [5]},
@@ -309,7 +309,7 @@ def test_a_mistake_names_the_file_the_setting_and_what_is_allowed(
 )  # fmt: skip
 def test_a_host_that_is_written_wrongly_is_refused(item: Any) -> None:
     with pytest.raises(UserError) as caught:
-        parse({"groups": {"main": {"allow_hosts": ["pypi.org", item]}}}, LAPTOP)
+        parse({"groups": {"main": {"allow_hosts": ["a.example", item]}}}, LAPTOP)
     assert "groups.main.allow_hosts[1]" in str(caught.value)
     assert caught.value.hints
 

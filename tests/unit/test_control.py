@@ -86,6 +86,7 @@ def test_a_client_gets_answers_and_a_malformed_one_is_told_and_dropped(loop: Loo
     assert got == [Status()]
     assert len(server.clients) == 1
     good.close()
+    bad.close()
     spin(loop)
     assert server.clients == set()
     server.close()

@@ -414,10 +414,10 @@ def test_history_is_cut_between_turns(store: Store) -> None:
 
 
 def test_the_audit_keeps_every_field(store: Store, path: Path) -> None:
-    store.add_connection(Connection("main", "t1", "tool", "pypi.org", 443, "1.2.3.4", 5, 6, "closed", 7.0, 8.0))
+    store.add_connection(Connection("main", "t1", "tool", "a.example", 443, "1.2.3.4", 5, 6, "closed", 7.0, 8.0))
     store.add_event("main", "t1", "refused", "there is no request named 'x'")
     found = rows(path, "SELECT * FROM connections")[0]
-    assert found[1:] == ("main", "t1", "tool", "pypi.org", 443, "1.2.3.4", 5, 6, "closed", 7.0, 8.0)
+    assert found[1:] == ("main", "t1", "tool", "a.example", 443, "1.2.3.4", 5, 6, "closed", 7.0, 8.0)
     assert rows(path, "SELECT what, detail FROM events") == [("refused", "there is no request named 'x'")]
 
 
