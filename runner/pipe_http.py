@@ -18,8 +18,9 @@ from runner.streams import Stream, StreamError, Streams
 
 CA_BUNDLE: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 TLS_READ: Final = 64 * 1024
-KEEP_ALIVE_SECONDS: Final = 240.0
-"""Between two rounds lies one tool call; a connection that the endpoint closed meanwhile is noticed."""
+KEEP_ALIVE_SECONDS: Final = 4.0
+"""Many servers close an idle connection after five seconds, and a request that crosses such a close is lost.
+A new connection is cheap beside a model's answer."""
 
 T = TypeVar("T")
 

@@ -163,6 +163,8 @@ def test_chat_at_a_terminal_control_c_stops_the_turn_and_not_the_program(home: P
     terminal.expect("listens in main")
     terminal.type("repeat hello there\r")
     terminal.expect("hello there(.|\n)*hello there")
+    # What is shown is the text as it is written; a message before the turn's end would be fed into it.
+    wait_for(lambda: rows(home, "SELECT outcome FROM turns") == [("done",)])
     terminal.type("think slowly 60\r")
     wait_for(lambda: len(rows(home, "SELECT 1 FROM turns")) == 2)
     terminal.expect(r"\w\w\w")

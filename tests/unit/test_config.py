@@ -300,7 +300,8 @@ def test_a_mistake_names_the_file_the_setting_and_what_is_allowed(
     "item",
     [
         "", "*", "*.", ".", "a..b", "https://a.example", "a.example/simple", "a.example:", "a.example:0",
-        "a.example:65536", "a.example:https", "a.example:443:443", "-a.org", "a b.org", "bücher.example", "x" * 64 + ".org", "a*.org",
+        "a.example:65536", "a.example:https", "a.example:443:443", "-a.org", "a b.org", "bücher.example",
+        "x" * 64 + ".org", "a*.org",
         "*.*.org", "[::1]:80", "user@host", "a.example\n", 5, {}, {"host": 5}, {"host": "a", "port": 1},
         {"host": "a", "ports": 443}, {"host": "a", "ports": ["443x"]}, {"host": "a", "ports": [True]},
         {"host": "a", "networks": ["192.168.1.1/24"]}, {"host": "a", "networks": ["0.0.0.0/0"]},
