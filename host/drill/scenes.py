@@ -79,11 +79,11 @@ def agent(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
     ground, spec, since = stage.ground, stage.ground.spec("drill"), time.time() - 1
     lines, where = script(probes, stage.fill)
 
-    def look() -> None:
-        scene.texts |= looks.around(ground.engine, spec.name, scene.canary, since)
+    def look(name: str) -> None:
+        scene.texts |= looks.around(ground.engine, name, scene.canary, since)
 
     closing = [f"say {LOOK} first", call("bash", command=LEAVE)]
-    played = stage.turn(spec, "\n".join([*lines, *closing]), look=look)
+    played = stage.turn(spec, "\n".join([*lines, *closing]), look=lambda: look(spec.name))
     take(scene, played, where)
     if was_refused(played):
         take_seat(stage, scene, probes, spec, played, look)
@@ -96,15 +96,17 @@ def was_refused(played: Played) -> bool:
 
 
 def take_seat(
-    stage: Stage, scene: Scene, probes: Sequence[Probe], spec: Spec, played: Played, look: Callable[[], None]
+    stage: Stage, scene: Scene, probes: Sequence[Probe], spec: Spec, played: Played, look: Callable[[str], None]
 ) -> None:
     """The host would not hand the key to this sandbox. A careful stand-in shows what an agent could do there."""
     ground = stage.ground
     scene.refused = played.trouble
+    # A name of its own: the engine may still be removing the sandbox that was refused, by its name.
+    spec = replace(spec, name=f"{spec.name}-again")
     try:
         launch = seat(ground.tamper(ground.engine.launch(spec)), "careful")
         with StandIn(ground.engine, spec.name, launch, key_of(scene.canary)) as stand_in:
-            look()
+            look(spec.name)
             # What the runner itself would bound or refuse, it cannot show.
             shown = [probe for probe in probes if not probe.reads and not probe.measured]
             controls.commands(stand_in, scene, shown, stage.fill, bait=True)
@@ -131,7 +133,7 @@ def small(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
     played = stage.turn(spec, "\n".join(lines), limits=SMALL_LIMITS)
     take(scene, played, where)
     if was_refused(played):
-        take_seat(stage, scene, probes, spec, played, lambda: None)
+        take_seat(stage, scene, probes, spec, played, lambda name: None)
 
 
 # --- the gate ---------------------------------------------------------------------------------------------
