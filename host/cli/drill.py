@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import time
 
 from host import config as configuration
 from host import drill as drills
-from host import parcels
 from host.cli.out import Progress, emit, paint
 from host.cli.session import home_of
+from host.cli.start import ready_engine
 from host.drill import report
-from host.engines.choice import choose
 
 
 def drill(args: argparse.Namespace) -> int:
@@ -22,12 +20,7 @@ def drill(args: argparse.Namespace) -> int:
     home = home_of(args)
     config = configuration.load(home)
     progress = Progress(args.quiet or args.json)
-    progress("looking for a container engine …")
-    engine, enforcement = choose(configuration.engine_name(args.engine, os.environ, config))
-    image = parcels.current_image(home.cache)
-    if engine.wants_rootfs:
-        parcels.unpack_rootfs(image, progress)
-        parcels.check_rootfs(image)
+    engine, enforcement, image = ready_engine(args, home, config, progress)
     begun = time.monotonic()
     plan = drills.Plan(image=image, folder=home.data, resources=config.resources, probes=probes)
     outcomes = drills.run([(engine, enforcement)], plan, progress)

@@ -11,10 +11,12 @@ from dataclasses import replace
 from host import config as configuration
 from host import credentials, parcels, source
 from host.app import App, Parts
-from host.config import Home
+from host.config import Config, Home
+from host.engines.base import Engine
 from host.engines.choice import choose
 from host.log import Log
 from host.loop import Loop
+from host.model import Enforcement, Image
 
 
 def start_app(
@@ -34,13 +36,7 @@ def gather(args: argparse.Namespace, home: Home, progress: Callable[[str], None]
     from_environment = credentials.take_from_environment(
         os.environ, use=args.key_from_environment or config.key_from_environment
     )
-    progress("looking for a container engine …")
-    engine, enforcement = choose(configuration.engine_name(args.engine, os.environ, config))
-    image = parcels.current_image(home.cache)
-    if engine.wants_rootfs:
-        parcels.unpack_rootfs(image, progress)
-        parcels.check_rootfs(image)
-    engine.load(image, progress)
+    engine, enforcement, image = ready_engine(args, home, config, progress)
     if args.command == "ask":  # gone after one turn: nothing would ever use a warm sandbox
         config = replace(config, warm_sandboxes=0)
     return Parts(
@@ -52,6 +48,20 @@ def gather(args: argparse.Namespace, home: Home, progress: Callable[[str], None]
         project=source.snapshot(home.cache),
         environment_secrets=from_environment,
     )
+
+
+def ready_engine(
+    args: argparse.Namespace, home: Home, config: Config, progress: Callable[[str], None]
+) -> tuple[Engine, Enforcement, Image]:
+    """An engine that works here, what it enforces, and the image, which it has."""
+    progress("looking for a container engine …")
+    engine, enforcement = choose(configuration.engine_name(args.engine, os.environ, config))
+    image = parcels.current_image(home.cache)
+    if engine.wants_rootfs:
+        parcels.unpack_rootfs(image, progress)
+        parcels.check_rootfs(image)
+    engine.load(image, progress)
+    return engine, enforcement, image
 
 
 def announce(args: argparse.Namespace, parts: Parts, app: App) -> None:
