@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -19,7 +20,7 @@ from host.engines.choice import choose
 from host.errors import EngineError, UserError
 from tests.bench import sizes, streams, turns
 from tests.bench.figures import BenchError, Row, table
-from tests.bench.ground import Ground, load
+from tests.bench.ground import ROUNDS, Ground, load
 
 MEASUREMENTS: Final[dict[str, Callable[[Ground], list[Row]]]] = {
     "cold": turns.cold,
@@ -29,11 +30,11 @@ MEASUREMENTS: Final[dict[str, Callable[[Ground], list[Row]]]] = {
     "image": sizes.image,
     "start": sizes.start,
 }
-ROUNDS: Final = 20
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is ended too
     folder = Path(tempfile.mkdtemp(prefix="nanoclaw-bench-"))
     try:
         ground = prepare(args, folder)
@@ -41,6 +42,8 @@ def main(argv: list[str]) -> int:
     except (UserError, EngineError) as e:
         print(f"bench: {e}", *e.hints, sep="\n       ", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     conditions = conditions_of(ground)

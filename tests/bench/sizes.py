@@ -23,8 +23,8 @@ HOST_AIM_MB: Final = 35.0
 IMAGE_AIM_MB: Final = 180.0
 PROMPT_AIM_SECONDS: Final = 2.0
 REST_SECONDS: Final = 2.0
-START_SECONDS: Final = 15.0
-PROMPT_SECONDS: Final = 20.0
+START_SECONDS: Final = 10.0
+PROMPT_SECONDS: Final = 10.0
 BLOCK: Final = 512
 PROMPT: Final = b"\x1b[K> "
 SLEEP: Final = "import sys; print('ready', flush=True); sys.stdin.read()"
@@ -42,7 +42,7 @@ def memory(ground: Ground) -> list[Row]:
         host.watch()
         runner = procfs.memory(host.warm_runner())
         around = [procfs.memory(pid) for pid in procfs.descendants(host.process.pid) if not is_runner(pid)]
-    others = f"the engine's own programs beside it: {sum(m.rss for m in around):.1f} MB RSS in {len(around)} processes"
+    others = f"the engine's own programs beside it ({len(around)}): RSS {sum(m.rss for m in around):.1f} MB"
     return [
         Row("idle host", idle.rss, "MB", HOST_AIM_MB, (str(idle), f"a bare Python that waits: {least}")),
         Row("warm runner", runner.rss, "MB", None, (str(runner), others)),

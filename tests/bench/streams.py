@@ -26,7 +26,7 @@ from tests.bench.parties import WAIT_SECONDS, Model
 
 REQUEST_AIM_MS: Final = 5.0
 EVENT_AIM_MS: Final = 2.0
-STREAM_SECONDS: Final = 25.0
+STREAM_SECONDS: Final = 20.0
 CLIENT: Final = Path(__file__).with_name("inside.py")
 WAYS: Final = ("direct", "pipe")
 LINE_LIMIT: Final = 1024 * 1024
