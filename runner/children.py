@@ -159,5 +159,7 @@ def reap() -> None:
 
 def kill_all() -> None:
     """The process is about to leave. PID 1 takes everything with it; this is for when it is not PID 1."""
+    # Never given back: a command that is being started is in the table by now, and no other starts.
+    _lock.acquire(timeout=GRACE_SECONDS)
     for pid in list(_ours):
         _signal_group(pid, signal.SIGKILL)
