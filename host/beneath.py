@@ -71,13 +71,25 @@ def read_file(root: Path, relative: str, limit: int = MAX_READ) -> bytes:
         seen = os.fstat(fd)
         if not stat.S_ISREG(seen.st_mode):
             raise UserError(f"{_shown(relative)} is not a regular file")
-        if seen.st_nlink != 1:
-            # The other name may lie where the agent cannot look.
-            raise UserError(f"{_shown(relative)} has {seen.st_nlink} names (hard links)")
+        _check_only_name(relative, name, folder, fd)
         # It may grow while it is read, so what counts is what came.
         if seen.st_size > limit or len(data := _read(fd, limit + 1)) > limit:
             raise UserError(f"{_shown(relative)} is over {limit} bytes")
         return data
+
+
+def _check_only_name(relative: str, name: str, folder: int, fd: int) -> None:
+    """That the open file has no name but the one it was opened by: another may lie where the agent cannot look.
+
+    One name is not enough: the agent may have removed this one since, and then it is the other that counts. So
+    the name must still lead here, and nothing may have happened to the file's names around that look.
+    """
+    before, named, after = os.fstat(fd), _stat(name, folder), os.fstat(fd)
+    if max(before.st_nlink, after.st_nlink) > 1:
+        raise UserError(f"{_shown(relative)} has {max(before.st_nlink, after.st_nlink)} names (hard links)")
+    same = named is not None and (named.st_dev, named.st_ino) == (after.st_dev, after.st_ino)
+    if not same or before.st_ctime_ns != after.st_ctime_ns:
+        raise UserError(f"{_shown(relative)} was exchanged or changed while it was opened")
 
 
 def write_file(root: Path, relative: str, data: bytes, owner: Owner | None = None, mode: int = 0o600) -> None:
