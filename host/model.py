@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 FOLDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 RESERVED_FOLDERS: Final = frozenset({"global", "inbox", "project", "extra", "trash"})
@@ -24,6 +25,43 @@ class Group:
     """What people call it; never identity."""
     is_main: bool = False
     needs_trigger: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What was chosen for it, as plain JSON values by the names that `groups set` knows; `config` checks them and
+    says what then holds."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to be done at set times. Its run is a turn of its group."""
+
+    id: str
+    group: str
+    prompt: str
+    kind: str
+    """`cron`, `interval` or `once`."""
+    schedule: str
+    """Five cron fields; seconds; or a local time, `2026-03-29T08:00`, in the group's zone."""
+    context: str
+    """`group`: joins the group's conversation. `isolated`: begins with nothing, and leaves nothing in it."""
+    check: str
+    """A shell command that is run first, without the key: the model is asked only if it exits 0. Empty: none."""
+    state: str
+    """`active`, `paused` or `done` (a `once` that ran)."""
+    created_by: str
+    """Folder of the group whose agent asked for it; empty: the person."""
+    created_at: float
+    next_run: float | None
+    """Seconds since the epoch; None where nothing more is to come, or while paused."""
+    queued_for: float | None = None
+    """The time that a run which has begun to wait, and has not ended, was due at."""
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """One run of a task, due at a time that its schedule gave."""
+
+    task: Task
+    due: float
 
 
 @dataclass(frozen=True)

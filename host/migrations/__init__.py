@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from host.errors import UserError
-from host.migrations import step_1
+from host.migrations import step_1, step_2
 
 Step = Sequence[str]
-STEPS: Final[tuple[Step, ...]] = (step_1.STATEMENTS,)
+STEPS: Final[tuple[Step, ...]] = (step_1.STATEMENTS, step_2.STATEMENTS)
 
 
 def migrate(db: sqlite3.Connection, path: Path, steps: Sequence[Step] = STEPS) -> None:
