@@ -91,13 +91,19 @@ def faults(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as e:
         code = getattr(e, "sqlite_errorcode", -1)  # absent where the module itself refused a call of ours
-        meaning = _meaning(path, sqlite3.SQLITE_FULL if code in _ALSO_FULL else code & 0xFF)
+        meaning = _meaning(path, _primary(e, code))
         if meaning is None:
             raise
         raise meaning from e
     except OSError as e:
         code = sqlite3.SQLITE_FULL if e.errno in (errno.ENOSPC, errno.EDQUOT) else -1
         raise _meaning(path, code) or UserError(f"cannot use {path}: {e.strerror}") from e
+
+
+def _primary(error: sqlite3.Error, code: int) -> int:
+    if code == -1 and str(error).startswith("Could not decode to UTF-8"):
+        return sqlite3.SQLITE_CORRUPT  # all text went in as UTF-8; SQLite does not look into its pages, Python does
+    return sqlite3.SQLITE_FULL if code in _ALSO_FULL else code & 0xFF
 
 
 def _meaning(path: Path, code: int) -> UserError | None:

@@ -472,14 +472,15 @@ def test_a_damaged_database_is_named(path: Path) -> None:
     assert caught.value.hints
 
 
-def test_damage_inside_is_named_too(store: Store, path: Path) -> None:
+@pytest.mark.parametrize("structure", [True, False], ids=["any bytes", "text that is none"])
+def test_damage_inside_is_named_too(store: Store, path: Path, structure: bool) -> None:
     for number in range(50):
         add(store, number, "x" * 5000)
     store.close()
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(size // 2)
-        file.write(os.urandom(size // 4))
+        file.write(os.urandom(size // 4) if structure else b"\xff" * (size // 4))
     broken = Store(path)
     with pytest.raises(UserError, match="damaged"):
         for number in range(50):
