@@ -145,7 +145,7 @@ class Attempt:
             group=folder,
             turn=self.turn,
             endpoint=access.endpoint,
-            allowed=config.group(folder).allow_hosts,
+            allowed=config.group(self.group).allow_hosts,
             send=self._sandbox.send,
             audit=self._audit,
         )
@@ -191,12 +191,12 @@ class Attempt:
             max_tokens=config.max_tokens,
             limits=config.turn,
             tools=[],
-            timezone=config.group(folder).timezone,
+            timezone=config.group(self.group).timezone,
             ca_pem=access.ca_pem,
         )
 
     def _render(self, messages: list[Stored], left_out: int) -> str:
-        zone = self._house.config.group(self.group.folder).timezone
+        zone = self._house.config.group(self.group).timezone
         return intake.render(messages, zone, left_out)
 
     # --- frames -----------------------------------------------------------------------------------

@@ -120,6 +120,15 @@ class Image:
 
 
 @dataclass(frozen=True)
+class MountWish:
+    """A folder of the host that a group is to see as /workspace/extra/`name`, if the allowlist lets it."""
+
+    path: str
+    name: str
+    rw: bool = False
+
+
+@dataclass(frozen=True)
 class Mount:
     """A host folder in the sandbox. `identity` is (st_dev, st_ino) as the host opened and judged it."""
 

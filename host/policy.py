@@ -31,14 +31,23 @@ MAY: Final[dict[str, tuple[Scope, Scope]]] = {
     "cancel_task": (ANY, OWN),
     "run_task_now": (ANY, OWN),
     "list_groups": (ANY, NONE),
+    "show_group": (ANY, NONE),
     "register_group": (ANY, NONE),
     "update_group": (ANY, NONE),
     "remove_group": (ANY, NONE),
     "refresh_chats": (ANY, NONE),
     "write_global_memory": (ANY, NONE),
     "grant_mount": (ANY, NONE),
+    "revoke_mount": (ANY, NONE),
     "grant_host": (ANY, NONE),
+    "revoke_host": (ANY, NONE),
 }
+
+
+def scope(action: str, caller: Group) -> Scope:
+    """How far a known action reaches for this caller."""
+    main, others = MAY[action]
+    return main if caller.is_main else others
 
 
 def authorize(untrusted_action: str, caller: Group, target: str | None = None) -> str | None:
@@ -46,13 +55,12 @@ def authorize(untrusted_action: str, caller: Group, target: str | None = None) -
 
     The reason is the same whether or not the target exists: a refusal tells nobody which groups there are.
     """
-    scopes = MAY.get(untrusted_action)
-    if scopes is None:
+    if untrusted_action not in MAY:
         return f"there is no request named {untrusted_action[:64]!r}"
-    scope = scopes[0] if caller.is_main else scopes[1]
+    allowed = scope(untrusted_action, caller)
     own = target is None or target.lower() == caller.folder.lower()
-    if scope is ANY or (scope is OWN and own):
+    if allowed is ANY or (allowed is OWN and own):
         return None
-    if scope is OWN:
+    if allowed is OWN:
         return f"{untrusted_action} is permitted for this group's own chat only; the main group may do it for others"
     return f"{untrusted_action} is permitted to the main group only"

@@ -112,7 +112,7 @@ class Pool:
     def spec_for(self, group: Group) -> Spec:
         """What a sandbox for this group is made of today. Holds no secret."""
         uid, gid = sandbox_user()
-        settings = self._config.group(group.folder)
+        settings = self._config.group(group)
         return Spec(
             name=f"nanoclaw-{self._install}-{secrets.token_hex(6)}",
             install=self._install,

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from host.config import groups as of_groups
 from host.config import values
+from host.config.groups import GroupSettings
 from host.config.home import Home, locate, prepare
 from host.config.values import fail
 from host.errors import UserError
-from host.model import FOLDER, AllowedHost, Resources
+from host.model import FOLDER, AllowedHost, Group, Resources
 from runner.protocol import KIB, MIB, Limits
 
 __all__ = ["Config", "GroupSettings", "Home", "Machine", "engine_name", "load", "locate", "parse", "prepare"]
@@ -32,16 +34,6 @@ TURN: Final = Limits(
     command_seconds=120,  # a build or a download; one that hangs leaves most of the turn
     output_bytes=64 * KIB,  # some 16,000 tokens, all of which every later round pays for again
 )
-
-
-@dataclass(frozen=True)
-class GroupSettings:
-    """What the config says of one group."""
-
-    timezone: str = ""
-    """Empty: the home's."""
-    allow_hosts: tuple[AllowedHost, ...] = ()
-    """What its tools may reach: nothing unless it is named here."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +69,12 @@ class Config:
     # One waiting runner holds about 100 MB, and saves one to two seconds at the next message.
     warm_sandboxes: int = 1
     warm_seconds: float = 15 * 60.0
-    groups: Mapping[str, GroupSettings] = field(default_factory=dict)
-    """By folder, in lower case."""
+    # Controls that the person accepts to be without, where a group's setting depends on them.
+    accept_not_enforced: tuple[str, ...] = ()
+    # What main's agent may grant to a group; the person may grant any.
+    grantable_hosts: tuple[AllowedHost, ...] = ()
+    groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Folder, in lower case → what this file says of it, by setting."""
 
     def __post_init__(self) -> None:
         if not values.is_name(self.assistant):
@@ -120,10 +116,40 @@ class Config:
             ("limits.warm_minutes", self.warm_seconds / 60, 1, 24 * 60),
         )
 
-    def group(self, folder: str) -> GroupSettings:
-        """What holds for this group."""
-        settings = self.groups.get(folder.lower(), GroupSettings())
-        return settings if settings.timezone else replace(settings, timezone=self.timezone)
+    def group(self, group: Group) -> GroupSettings:
+        """What holds for this group: what config.toml says of it, else what was chosen for it, else the home's."""
+        chosen = self.chosen(group)
+        names = {"memory": "memory_bytes", "cpus": "cpus", "processes": "processes"}
+        resources = replace(self.resources, **{names[key]: chosen[key] for key in names if key in chosen})
+        if "memory" in chosen:  # /tmp is held in it
+            resources = replace(resources, tmp_bytes=min(resources.tmp_bytes, resources.memory_bytes // 4))
+        seconds = chosen.get("seconds", self.turn.seconds)
+        turn = replace(
+            self.turn,
+            seconds=seconds,
+            rounds=chosen.get("rounds", self.turn.rounds),
+            command_seconds=min(self.turn.command_seconds, seconds),
+        )
+        needs_trigger = chosen.get("needs_trigger", group.needs_trigger) and not group.is_main
+        return GroupSettings(
+            trigger=chosen.get("trigger", self.assistant) if needs_trigger else "",
+            senders=chosen.get("senders"),
+            model=chosen.get("model", self.model),
+            turn=turn,
+            resources=resources,
+            tokens_per_day=chosen.get("tokens_per_day"),
+            allow_hosts=chosen.get("allow_hosts", ()),
+            mounts=chosen.get("mounts", ()),
+            timezone=chosen.get("timezone", self.timezone),
+        )
+
+    def chosen(self, group: Group) -> dict[str, Any]:
+        """Every setting that was chosen for this group, by name, checked."""
+        return of_groups.check_all(group.settings) | dict(self.groups.get(group.folder.lower(), {}))
+
+    def fixed(self, folder: str) -> frozenset[str]:
+        """The settings of a group that config.toml decides, so that nothing else can."""
+        return frozenset(self.groups.get(folder.lower(), {}))
 
 
 def engine_name(flag: str | None, environ: Mapping[str, str], config: Config) -> str:
@@ -209,8 +235,9 @@ _SETTINGS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "limits.max_sandboxes": values.integer,
     "limits.warm_sandboxes": values.integer,
     "limits.warm_minutes": values.number,
+    "accept_not_enforced": values.texts,
+    "grantable_hosts": values.hosts,
 }
-_GROUP: Final[dict[str, Callable[[str, Any], Any]]] = {"timezone": values.zone, "allow_hosts": values.hosts}
 _SECTIONS: Final = {"model", "limits", "groups"}
 
 
@@ -218,7 +245,8 @@ def parse(document: dict[str, Any], machine: Machine) -> Config:
     """The settings in a parsed config.toml; what it does not say is chosen for this machine."""
     given = _settings(document)
     turn = _turn(given)
-    top = {key: given[key] for key in ("assistant", "engine", "key_from_environment") if key in given}
+    plain = ("assistant", "engine", "key_from_environment", "accept_not_enforced", "grantable_hosts")
+    top = {key: given[key] for key in plain if key in given}
     return Config(
         **top,
         timezone=given.get("timezone", machine.timezone),
@@ -282,8 +310,9 @@ def _unknown(key: str, known: list[str]) -> None:
     fail(key, "is not a setting", hint)
 
 
-def _groups(document: dict[str, Any]) -> dict[str, GroupSettings]:
-    found: dict[str, GroupSettings] = {}
+def _groups(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    known = of_groups.SETTINGS | of_groups.ROW
     for folder, table in document.items():
         where = f"groups.{folder}"
         if not isinstance(table, dict) or not FOLDER.fullmatch(folder):
@@ -291,8 +320,7 @@ def _groups(document: dict[str, Any]) -> dict[str, GroupSettings]:
         if folder.lower() in found:
             fail(where, "is there twice", "upper and lower case make no difference in a group's name")
         for key in table:
-            if key not in _GROUP:
-                _unknown(f"{where}.{key}", [f"{where}.{name}" for name in _GROUP])
-        settings = {key: _GROUP[key](f"{where}.{key}", value) for key, value in table.items()}
-        found[folder.lower()] = GroupSettings(**settings)
+            if key not in known:
+                _unknown(f"{where}.{key}", [f"{where}.{name}" for name in known])
+        found[folder.lower()] = {key: known[key](f"{where}.{key}", value) for key, value in table.items()}
     return found

@@ -37,6 +37,12 @@ def text(key: str, value: Any) -> str:
     return value
 
 
+def texts(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > 100 or not all(isinstance(item, str) for item in value):
+        fail(key, f"is {_shown(value)}", 'it must be a list of texts: ["…", "…"]')
+    return tuple(value)
+
+
 def flag(key: str, value: Any) -> bool:
     if not isinstance(value, bool):
         fail(key, f"is {_shown(value)}", "it must be true or false")

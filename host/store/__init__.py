@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from host import intake
-from host.errors import UserError
 from host.migrations import migrate
-from host.model import FOLDER, RESERVED_FOLDERS, Connection, Group, Message, Outgoing, Stored
+from host.model import Connection, Group, Message, Outgoing, Stored
 from host.store import upkeep
 from host.store.database import faults, open_database
+from host.store.groups import Registry
 from host.store.lock import Lock, lock
-from host.store.rows import GROUP, MESSAGE, OUTGOING, Context, Line, as_group, as_stored, as_turn, outgoing_of
+from host.store.rows import MESSAGE, OUTGOING, Context, Line, as_stored, as_turn, outgoing_of
 
 __all__ = ["Context", "Line", "Lock", "Store", "lock"]
 
@@ -50,6 +50,7 @@ class Store:
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._path, self._clock = path, clock
         self._db = open_database(path, lambda db: migrate(db, path))
+        self.registry = Registry(self._transaction, self._rows, clock)
 
     def close(self) -> None:
         self._db.close()
@@ -57,32 +58,28 @@ class Store:
     # --- groups -----------------------------------------------------------------------------------
 
     def add_group(self, group: Group) -> None:
-        """Register a chat. Messages that came before do not call the agent."""
-        if not FOLDER.fullmatch(group.folder) or group.folder.lower() in RESERVED_FOLDERS:
-            raise UserError(
-                f"{group.folder!r} cannot be a group's folder",
-                "use letters, digits, - and _, at most 64, and none of: " + ", ".join(sorted(RESERVED_FOLDERS)),
-            )
-        with self._transaction() as db:
-            if taken := db.execute(
-                "SELECT folder FROM groups WHERE folder = ? OR (channel, chat) = (?, ?) OR (is_main AND ?)",
-                (group.folder, group.channel, group.chat, group.is_main),
-            ).fetchone():
-                raise UserError(f"the group {taken[0]} already has this folder, this chat or the role of main")
-            db.execute(
-                f"INSERT INTO groups ({GROUP}, answered_upto, seen_upto)"
-                " SELECT ?1, ?2, ?3, ?4, ?5, ?6, seq, seq FROM (SELECT ifnull(max(seq), 0) AS seq"
-                " FROM messages WHERE channel = ?2 AND chat = ?3)",
-                (group.folder, group.channel, group.chat, group.name, group.is_main, group.needs_trigger),
-            )
+        """Register a chat, as `Registry.add` does."""
+        self.registry.add(group)
 
     def groups(self) -> list[Group]:
         """In the order of their registration."""
-        return [as_group(row) for row in self._rows(f"SELECT {GROUP} FROM groups ORDER BY rowid")]
+        return self.registry.all()
+
+    def group(self, folder: str) -> Group | None:
+        return self.registry.get(folder)
 
     def group_of(self, channel: str, chat: str) -> Group | None:
-        rows = self._rows(f"SELECT {GROUP} FROM groups WHERE channel = ? AND chat = ?", channel, chat)
-        return as_group(rows[0]) if rows else None
+        return self.registry.of_chat(channel, chat)
+
+    def chats(self) -> list[tuple[str, str, str]]:
+        """Chats that wrote and are not registered, the latest first: channel, id, and a name that anyone chose."""
+        return [
+            (channel, chat, name)
+            for channel, chat, name in self._rows(
+                "SELECT channel, chat, name FROM chats c WHERE NOT EXISTS (SELECT 1 FROM groups g"
+                " WHERE (g.channel, g.chat) = (c.channel, c.chat)) ORDER BY last_seen DESC LIMIT 200"
+            )
+        ]
 
     # --- messages in ------------------------------------------------------------------------------
 
@@ -122,6 +119,16 @@ class Store:
             " AND m.seq > g.answered_upto) AS first FROM groups g WHERE first IS NOT NULL ORDER BY first"
         )
         return [folder for folder, _ in rows]
+
+    def pass_over(self, folder: str, upto: int) -> None:
+        """No message up to this one called the agent, and none of them will: it sees them with the next that does."""
+        with self._transaction(durable=False) as db:
+            db.execute("UPDATE groups SET answered_upto = max(answered_upto, ?) WHERE folder = ?", (upto, folder))
+
+    def tokens_since(self, folder: str, since: float) -> int:
+        """Tokens that the group's turns used which began at `since` or later."""
+        query = "SELECT ifnull(sum(tokens_in + tokens_out), 0) FROM turns WHERE grp = ? AND started_at >= ?"
+        return int(self._rows(query, folder, since)[0][0])
 
     def pending(self, folder: str) -> Iterator[Stored]:
         """Messages that no turn has ended for, oldest first; read as they are asked for, since a chat

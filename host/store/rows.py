@@ -11,7 +11,7 @@ from typing import Any, Final
 from host.model import Group, Message, Outgoing, Stored
 
 # The columns that the functions below expect, in their order.
-GROUP: Final = "folder, channel, chat, name, is_main, needs_trigger"
+GROUP: Final = "folder, channel, chat, name, is_main, needs_trigger, settings"
 MESSAGE: Final = "m.seq, m.channel, m.id, m.chat, m.sender, m.sender_name, m.text, m.sent_at"
 OUTGOING: Final = "id, grp, channel, chat, text, turn, kind, upto"
 
@@ -38,8 +38,8 @@ class Line:
 
 
 def as_group(row: Any) -> Group:
-    folder, channel, chat, name, is_main, needs_trigger = row
-    return Group(folder, channel, chat, name, bool(is_main), bool(needs_trigger))
+    folder, channel, chat, name, is_main, needs_trigger, settings = row
+    return Group(folder, channel, chat, name, bool(is_main), bool(needs_trigger), json.loads(settings))
 
 
 def as_stored(row: Any) -> Stored:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from host import config as configuration
 from host.config import Config, Home, Machine, engine_name, load, locate, parse, prepare, values
 from host.errors import UserError
-from host.model import AllowedHost
+from host.model import AllowedHost, Group
 from runner.protocol import MIB, Limits
 
 GIB = 1024 * MIB
@@ -151,6 +151,10 @@ except UserError as e:
     assert f"{tmp_path}/home" in done.stdout
 
 
+def group(folder: str, **settings: Any) -> Group:
+    return Group(folder, "console", folder, folder, is_main=folder.lower() == "main", settings=settings)
+
+
 # --- settings -----------------------------------------------------------------------------------------
 
 
@@ -160,7 +164,7 @@ def test_without_a_file_there_are_defaults(home: Home) -> None:
     assert config.engine == "auto"
     assert config.model == "claude-sonnet-5-5"
     assert not config.key_from_environment
-    assert config.group("main").allow_hosts == ()
+    assert config.group(group("main")).allow_hosts == ()
 
 
 def test_every_setting_has_its_place(home: Home, tmp_path: Path) -> None:
@@ -210,14 +214,14 @@ def test_every_setting_has_its_place(home: Home, tmp_path: Path) -> None:
     assert (sandbox.memory_bytes, sandbox.tmp_bytes, sandbox.file_bytes) == (512 * MIB, 64 * MIB, 1536 * MIB)
     assert (sandbox.processes, sandbox.cpus) == (64, 0.5)
     assert (config.max_sandboxes, config.warm_sandboxes, config.warm_seconds) == (2, 0, 150.0)
-    assert config.group("MAIN").timezone == "UTC"
-    assert config.group("main").allow_hosts == (
+    assert config.group(group("MAIN")).timezone == "UTC"
+    assert config.group(group("main")).allow_hosts == (
         AllowedHost("a.example"),
         AllowedHost("*.example.org", (8443,)),
         AllowedHost("nas.lan", (443, 8443), ("192.168.1.0/24", "fd00::/8")),
     )
-    assert config.group("family").timezone == "Europe/Madrid"
-    assert config.group("nobody").timezone == "Europe/Madrid"
+    assert config.group(group("family")).timezone == "Europe/Madrid"
+    assert config.group(group("nobody")).timezone == "Europe/Madrid"
 
 
 def test_the_defaults_fit_the_machine() -> None:

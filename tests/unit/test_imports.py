@@ -11,11 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
-    5: ("app", "attempt", "cli", "doctor", "drill", "service"),
+    5: ("app", "attempt", "calls", "cli", "doctor", "drill", "service"),
     4: ("sandbox", "pool", "gate", "link", "resolver", "control", "channels", "rehearsal"),
     3: ("config", "store", "migrations", "allowlist", "beneath", "credentials", "engines", "lines", "loop", "log",
         "parcels", "source"),
-    2: ("hello", "intake", "policy", "turns", "schedule"),
+    2: ("hello", "intake", "names", "policy", "turns", "schedule"),
     1: ("model", "errors"),
 }  # fmt: skip
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

@@ -29,7 +29,7 @@ TASKS = (
 )
 ADMINISTRATION = (
     "list_groups", "register_group", "update_group", "remove_group", "refresh_chats", "write_global_memory",
-    "grant_mount", "grant_host",
+    "grant_mount", "grant_host", "show_group", "revoke_mount", "revoke_host",
 )  # fmt: skip
 EXPECTED = {
     "send": (ANY, OWN),
