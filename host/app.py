@@ -19,6 +19,7 @@ from host.config import Config, Home
 from host.control import Ack, Client, Control, Request, Send, Status, StopTurn, Watch
 from host.engines.base import Engine
 from host.errors import UserError
+from host.house import MAIN, OWNER, registered
 from host.log import Log
 from host.loop import Loop
 from host.model import Endpoint, Enforcement, Group, Image, Message, Outgoing
@@ -27,10 +28,8 @@ from host.rehearsal.child import Rehearsal
 from host.resolver import Resolver
 from host.turns import Command, Feed, Start, Turns
 
-MAIN: Final = Group(folder="main", channel="console", chat="main", name="main", is_main=True)
-"""Where everything begins: the terminal's own chat, until another channel's is made main."""
-OWNER: Final = "owner"
-"""Sender id of the person at the terminal: whoever may open the control socket."""
+__all__ = ["MAIN", "OWNER", "App", "Parts", "install_id", "read_authorities", "registered"]
+
 NOWHERE: Final = Endpoint("", "", 0, tls=False)
 HISTORY_LINES_MAX: Final = 200
 PRUNE_SECONDS: Final = 86_400.0
@@ -63,7 +62,7 @@ class App:
         self._lock = store.lock(home.data)
         self._store = store.Store(home.data / "nanoclaw.db")
         self._started_at = time.time()
-        self._groups = {group.folder: group for group in self._registered()}
+        self._groups = {group.folder: group for group in registered(self._store)}
         self._turns = Turns(parts.config.max_sandboxes)
         self._attempts: dict[str, Attempt] = {}
         self._rehearsal: Rehearsal | None = None
@@ -143,8 +142,12 @@ class App:
 
     def _message_arrived(self, folder: str) -> None:
         group = self._groups[folder]
-        if intake.wants_agent(group, self._store.pending(folder), self._parts.config.assistant):
+        if self._wanted(group):
             self._carry_out(self._turns.message_arrived(folder))
+
+    def _wanted(self, group: Group) -> bool:
+        settings = self._parts.config.group(group)
+        return intake.wants_agent(settings.trigger, settings.senders, self._store.pending(group.folder))
 
     def _carry_out(self, commands: list[Command]) -> None:
         for command in commands:
@@ -159,9 +162,7 @@ class App:
 
     def _turn_ended(self, group: Group) -> None:
         del self._attempts[group.folder]
-        pending = self._store.pending(group.folder)
-        more = intake.wants_agent(group, pending, self._parts.config.assistant)
-        self._carry_out(self._turns.turn_ended(group.folder, more))
+        self._carry_out(self._turns.turn_ended(group.folder, self._wanted(group)))
         self._keep_warm(group)
 
     def _keep_warm(self, group: Group) -> None:
@@ -277,11 +278,6 @@ class App:
             "sandboxes": self._pool.live,
             "store": self._store.stats(),
         }
-
-    def _registered(self) -> list[Group]:
-        if self._store.group_of(MAIN.channel, MAIN.chat) is None and not self._store.groups():
-            self._store.add_group(MAIN)
-        return self._store.groups()
 
 
 def read_authorities(ca_file: Path | None) -> str:

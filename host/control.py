@@ -38,6 +38,8 @@ class Send:
     id: str
     group: str
     text: str
+    sender: str
+    """Whose part the person plays; empty: their own."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,16 @@ class Status:
     """How is the host?"""
 
 
-Request = Send | Watch | Ack | StopTurn | Status
+@dataclass(frozen=True)
+class Call:
+    """The person asks for what agents may ask for too (`host.calls`). `id` comes back with the answer."""
+
+    id: str
+    method: str
+    params: dict[str, Any]
+
+
+Request = Call | Send | Watch | Ack | StopTurn | Status
 REQUESTS: Final[dict[str, type]] = {c.__name__.lower(): c for c in typing.get_args(Request)}
 
 
@@ -82,8 +93,8 @@ def decode_request(untrusted: dict[str, Any]) -> Request:
     cls = REQUESTS.get(name) if isinstance(name, str) else None
     if cls is None:
         raise PeerError("unknown request")
-    hints = typing.get_type_hints(cls)
-    if record.keys() != hints.keys() or any(type(value) is not hints[key] for key, value in record.items()):
+    kinds = {key: typing.get_origin(hint) or hint for key, hint in typing.get_type_hints(cls).items()}
+    if record.keys() != kinds.keys() or any(type(value) is not kinds[key] for key, value in record.items()):
         raise PeerError(f"{name}: wrong fields")
     request: Request = cls(**record)
     return request

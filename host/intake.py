@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from host.model import Group, Stored
+from host.model import Stored, TaskRun
 from runner.protocol import MAX_TEXT
 
 Entry = dict[str, Any]
@@ -46,12 +46,14 @@ def check_size(text: str) -> str | None:
 # --- the trigger ------------------------------------------------------------------------------------
 
 
-def wants_agent(group: Group, messages: Iterable[Stored], trigger: str) -> bool:
-    """Whether these messages call the agent: any does in a group that needs no trigger; else one must begin
-    with `@` and the trigger word."""
-    if group.is_main or not group.needs_trigger:
-        return any(True for _ in messages)
-    return any(calls(stored.message.text, trigger) for stored in messages)
+def wants_agent(trigger: str, senders: Collection[str] | None, messages: Iterable[Stored]) -> bool:
+    """Whether one of these messages calls the agent: it begins with `@` and the trigger word (an empty one asks
+    for none), and its sender is among those who may (None: anyone). Their ids count; a name is whatever they like."""
+    return any(
+        (senders is None or stored.message.sender in senders)
+        and (not trigger or calls(stored.message.text, trigger))
+        for stored in messages
+    )
 
 
 def calls(text: str, trigger: str) -> bool:
@@ -94,6 +96,15 @@ def render(messages: Sequence[Stored], timezone: str, left_out: int = 0) -> str:
         when = f" time={_attribute(_local(m.sent_at, zone))}"
         lines.append(f"<message from={_attribute(m.sender_name)}{identity}{when}>{_escape(m.text)}</message>")
     return "\n".join([*lines, "</messages>"])
+
+
+def render_task(run: TaskRun, timezone: str, check_output: str | None = None) -> str:
+    """The prompt of a task's run, in the same markup, so that the two are never taken for one another."""
+    zone = UTC if timezone == "UTC" else ZoneInfo(timezone)
+    due = f" due={_attribute(_local(run.due, zone))}"
+    found = [] if check_output is None else [f"<check_output>{_escape(check_output)}</check_output>"]
+    opening = f"<task id={_attribute(run.task.id)}{due} timezone={_attribute(timezone)}>"
+    return "\n".join([opening + _escape(run.task.prompt) + "</task>", *found])
 
 
 def _escape(text: str) -> str:

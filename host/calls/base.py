@@ -144,7 +144,9 @@ def _value(name: str, key: str, param: Param, untrusted_value: Any) -> Any:
     wanted = kinds[param.kind]
     if type(untrusted_value) is not wanted:  # `type() is`: a bool is not an integer here
         raise UserError(f"{name}: {key} is not {_WORDS[param.kind]}", status=2)
-    texts = {"string": [untrusted_value], "strings": untrusted_value}.get(param.kind, [])
+    texts: list[Any] = []
+    if param.kind in ("string", "strings"):
+        texts = [untrusted_value] if param.kind == "string" else untrusted_value
     if len(texts) > MAX_STRINGS or not all(isinstance(text, str) for text in texts):
         raise UserError(f"{name}: {key} is not a list of at most {MAX_STRINGS} texts", status=2)
     for text in texts:

@@ -58,7 +58,7 @@ class House:
     def ask(self, text: str) -> tuple[str, str]:
         """What the chat is told in answer, and how the turn ended."""
         self._events.clear()
-        self._session.request(control.Send(uuid.uuid4().hex, MAIN.folder, text))
+        self._session.request(control.Send(uuid.uuid4().hex, MAIN.folder, text, ""))
         self._until(lambda: self._find("ended") or self._find("refused") or self._find("trouble"), TURN_SECONDS)
         words = [
             str(event["text"]) for event in self._events if event["event"] in {"say", "reply", "error", "progress"}

@@ -120,10 +120,15 @@ class Store:
         )
         return [folder for folder, _ in rows]
 
-    def pass_over(self, folder: str, upto: int) -> None:
-        """No message up to this one called the agent, and none of them will: it sees them with the next that does."""
+    def pass_over(self, folder: str) -> None:
+        """None of the pending messages called the agent, and none of them will: it sees them with the next one that
+        does. A power cut may bring them back, to be looked at again."""
         with self._transaction(durable=False) as db:
-            db.execute("UPDATE groups SET answered_upto = max(answered_upto, ?) WHERE folder = ?", (upto, folder))
+            db.execute(
+                "UPDATE groups SET answered_upto = max(answered_upto, (SELECT ifnull(max(seq), 0) FROM messages m"
+                " WHERE m.channel = groups.channel AND m.chat = groups.chat)) WHERE folder = ?",
+                (folder,),
+            )
 
     def tokens_since(self, folder: str, since: float) -> int:
         """Tokens that the group's turns used which began at `since` or later."""

@@ -173,7 +173,7 @@ class Host:
 
     def turn(self, model: Model) -> float:
         """One turn, whole. Seconds from the message's commit to the first byte of the request to the model."""
-        self.request(control.Send(uuid.uuid4().hex, "main", "a short answer please"))
+        self.request(control.Send(uuid.uuid4().hex, "main", "a short answer please", ""))
         self.event("accepted")  # sent when the commit has returned
         committed = time.monotonic()
         asked = model.asked()

@@ -15,12 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host import control
-from host.control import Ack, Client, Control, Request, Send, Status, StopTurn, Watch
+from host.control import Ack, Call, Client, Control, Request, Send, Status, StopTurn, Watch
 from host.lines import JsonLines
 from host.loop import Loop
 from runner.protocol import MAX_TEXT, PeerError
 
-EXAMPLES: list[Request] = [Send("1", "main", "hi\n\0"), Watch("main", 3), Ack(7), StopTurn("main"), Status()]
+EXAMPLES: list[Request] = [
+    Send("1", "main", "hi\n\0", ""),
+    Send("2", "fam", "@Andy", "anna"),
+    Watch("main", 3),
+    Ack(7),
+    StopTurn("main"),
+    Status(),
+    Call("3", "update_group", {"settings": {"cpus": 0.5}}),
+]
 
 
 @pytest.fixture
@@ -44,7 +52,7 @@ def test_requests_survive_the_wire(request_: Request) -> None:
 
 
 def test_the_longest_message_fits_however_it_is_escaped() -> None:
-    assert len(control.encode_request(Send("x" * 64, "x" * 64, "\1" * MAX_TEXT))) <= control.LINE_LIMIT
+    assert len(control.encode_request(Send("x" * 64, "x" * 64, "\1" * MAX_TEXT, "x" * 200))) <= control.LINE_LIMIT
 
 
 def test_requests_have_exact_fields() -> None:

@@ -1,0 +1,66 @@
+"""What the parts of a running host work with, and the words between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from host.config import Config, GroupSettings
+from host.log import Log
+from host.loop import Loop
+from host.model import Endpoint, Group, Outgoing
+from host.pool import Pool
+from host.resolver import Resolver
+from host.store import Store
+
+MAIN: Final = Group(folder="main", channel="console", chat="main", name="main", is_main=True)
+"""Where everything begins: the terminal's own chat, until another channel's is made main."""
+OWNER: Final = "owner"
+"""Sender id of the person at the terminal: whoever may open the control socket."""
+
+
+def registered(store: Store) -> list[Group]:
+    """The groups of this home. A new home has one, main."""
+    if not store.groups():
+        store.add_group(MAIN)
+    return store.groups()
+
+
+@dataclass(frozen=True)
+class Access:
+    """How the model is reached, read anew for each turn; held only until the payload is written."""
+
+    secrets: dict[str, str]
+    endpoint: Endpoint
+    ca_pem: str = ""
+
+
+class Tell(Protocol):
+    """Tell whoever watches a group."""
+
+    def __call__(self, group: str, event: str, **values: Any) -> None: ...
+
+
+class Asked(Protocol):
+    """Carry out what this group's agent asks for; `UserError` if it may not or cannot be."""
+
+    def __call__(self, group: Group, untrusted_method: str, untrusted_params: Mapping[str, Any]) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class House:
+    """What an attempt works with; one for the whole host."""
+
+    loop: Loop
+    store: Store
+    pool: Pool
+    resolver: Resolver
+    config: Config
+    log: Log
+    tell: Tell
+    access: Callable[[], Access]
+    deliver: Callable[[Outgoing], None]
+    settings: Callable[[Group], GroupSettings]
+    """What holds for a group; `UserError` where the machine cannot keep to it."""
+    asked: Asked
