@@ -9,8 +9,8 @@ import uuid
 from typing import Final
 
 from host import control
-from host.cli.out import Progress, emit, report
-from host.cli.session import Connection, Event, read_message
+from host.cli.out import Progress, emit, note, report
+from host.cli.session import Connection, Event, read_message, sender_of, why_not_called
 from host.loop import Loop
 
 INTERRUPTED: Final = 130
@@ -18,10 +18,10 @@ INTERRUPTED: Final = 130
 
 
 def ask(args: argparse.Namespace) -> int:
-    text = read_message(args.text)
+    text, sender = read_message(args.text), sender_of(args)
     loop = Loop()
     connection = Connection(loop, args, listen=True)
-    asking = Asking(loop, args, connection, text)
+    asking = Asking(loop, args, connection, sender, text)
     try:
         loop.run()
     finally:
@@ -32,21 +32,26 @@ def ask(args: argparse.Namespace) -> int:
 class Asking:
     """Sends the message when the host watches for us, then waits for the turn that covers it to end."""
 
-    def __init__(self, loop: Loop, args: argparse.Namespace, connection: Connection, text: str) -> None:
-        self._loop, self._args, self._text = loop, args, text
+    def __init__(self, loop: Loop, args: argparse.Namespace, connection: Connection, sender: str, text: str) -> None:
+        self._loop, self._args, self._sender, self._text = loop, args, sender, text
         self._show = Progress(args.quiet or args.json)
         self._seq = 0
         self._says: list[str] = []
+        self._watching: Event = {}
         self._reply: Event | None = None
         self._failed = False
         self.status = 1
         self._session = connection.session(self._on_event, self._lost)
         self._session.request(control.Watch(args.group, 0))
-        self._session.request(control.Send(uuid.uuid4().hex, args.group, text))
+        self._session.request(control.Send(uuid.uuid4().hex, args.group, text, sender))
         loop.on_signal(signal.SIGINT, self._interrupt)
 
     def _on_event(self, event: Event) -> None:
         match event["event"]:
+            case "watching":
+                self._watching = event
+            case "accepted" if not event.get("wanted", True):
+                self._not_called()
             case "accepted":
                 self._seq = event["seq"]
             case "progress" if event["kind"] in {"tool", "status"}:
@@ -63,6 +68,16 @@ class Asking:
                 self._fail(event)
             case "acked" if self._reply is not None and event["out"] == self._reply["out"]:
                 self._loop.stop()
+
+    def _not_called(self) -> None:
+        """It is stored, and part of the next prompt; nobody answers it now."""
+        self._show.clear()
+        if self._args.json:
+            emit(True, {"outcome": "not called", "reply": "", "said": [], "turn": ""}, "")
+        else:
+            note(why_not_called(self._watching, self._sender, self._text))
+        self.status = 0
+        self._loop.stop()
 
     def _say(self, event: Event) -> None:
         self._show.clear()

@@ -16,20 +16,22 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from host import control, intake
-from host.cli.editor import Editor, Interrupt, Leave, Line
-from host.cli.out import paint, report
-from host.cli.session import Connection, Event
+from host.cli.editor import Editor, Interrupt, Leave, Line, columns
+from host.cli.out import note, paint, report
+from host.cli.session import Connection, Event, sender_of, why_not_called
 from host.loop import Loop
 from runner.protocol import MAX_TEXT
 
 HISTORY_LINES: Final = 20
-PROMPT: Final = "> "
+OWNER: Final = "owner"
+"""What the person at the terminal is called in the conversation, unless they play another's part."""
 
 
 def chat(args: argparse.Namespace) -> int:
+    sender = sender_of(args)
     loop = Loop()
     connection = Connection(loop, args, listen=True)
-    talk = Talk(loop, args, connection)
+    talk = Talk(loop, args, connection, sender)
     try:
         with talk.keyboard():
             loop.run()
@@ -41,8 +43,8 @@ def chat(args: argparse.Namespace) -> int:
 class Screen:
     """The terminal: lines above, and the line that is being typed, always last."""
 
-    def __init__(self, editor: Editor) -> None:
-        self._editor = editor
+    def __init__(self, editor: Editor, prompt: str) -> None:
+        self._editor, self.prompt = editor, prompt
         self.live = sys.stdin.isatty() and sys.stdout.isatty()
         self._open = False
         """Whether streamed text stands on a line that is not ended yet."""
@@ -72,9 +74,10 @@ class Screen:
 
     def draw(self) -> None:
         if self.live and not self._open:
-            view, cursor = self._editor.view(shutil.get_terminal_size().columns - len(PROMPT))
-            back = f"\x1b[{len(PROMPT) + cursor + 1}G"
-            self._write(f"\r\x1b[K{paint(PROMPT, '1;36', sys.stdout)}{view}{back}")
+            begin = columns(self.prompt)
+            view, cursor = self._editor.view(shutil.get_terminal_size().columns - begin)
+            back = f"\x1b[{begin + cursor + 1}G"
+            self._write(f"\r\x1b[K{paint(self.prompt, '1;36', sys.stdout)}{view}{back}")
 
     def _close_text(self) -> None:
         if self._open:
@@ -94,18 +97,18 @@ class Screen:
 class Talk:
     """The conversation: what is typed goes to the host, what the host tells goes to the screen."""
 
-    def __init__(self, loop: Loop, args: argparse.Namespace, connection: Connection) -> None:
-        self._loop, self._group = loop, args.group
+    def __init__(self, loop: Loop, args: argparse.Namespace, connection: Connection, sender: str) -> None:
+        self._loop, self._group, self._sender = loop, args.group, sender
         self._quiet = args.quiet
         self._editor = Editor()
-        self._screen = Screen(self._editor)
+        self._screen = Screen(self._editor, f"{sender}> ")
         self._lines_left = b""
         self._last_seq = self._ended_upto = 0
-        self._unanswered: set[str] = set()
-        """Ids of messages that were sent and not yet accepted by the host."""
+        self._unanswered: dict[str, str] = {}
+        """Messages that were sent and not yet accepted by the host: id → text."""
         self._unacked: set[int] = set()
         """Outbox rows that were shown and that the host has not yet marked as sent."""
-        self._assistant = ""
+        self._watching: Event = {}
         self._running = False
         self._leaving = False
         self.status = 0
@@ -178,7 +181,7 @@ class Talk:
         for action in self._editor.feed(os.read(0, 64 * 1024)):
             match action:
                 case Line(text):
-                    self._screen.say(PROMPT + text, "2")
+                    self._screen.say(self._screen.prompt + text, "2")
                     self._send(text)
                 case Interrupt(cleared):
                     if self._running or not cleared:
@@ -197,8 +200,8 @@ class Talk:
         if not intake.clean_text(text).strip():
             return
         message = uuid.uuid4().hex
-        self._unanswered.add(message)
-        self._session.request(control.Send(message, self._group, text))
+        self._unanswered[message] = text
+        self._session.request(control.Send(message, self._group, text, self._sender))
 
     def _leave(self) -> None:
         """Input has ended (a pipe): leave when all of it is answered."""
@@ -218,26 +221,36 @@ class Talk:
             handler(event)
 
     def _on_watching(self, event: Event) -> None:
-        self._assistant = event["assistant"]
+        self._watching = event
         self._running = event["running"]
         for line in event["history"]:
             self._show_old(line)
         if self._screen.live:
             who, where = event["assistant"], event["name"]
             self._screen.say(f"{who} listens in {where}. Ctrl-C stops a turn, Ctrl-D leaves.", "2")
+            if event.get("trigger"):
+                self._screen.say(f"Here {who} answers messages that begin with @{event['trigger']}.", "2")
 
     def _show_old(self, line: dict[str, Any]) -> None:
         if not self._screen.live:
             return
         when = time.strftime("%d %b %H:%M", time.localtime(line["at"]))
-        who = line["who"] or self._assistant
-        if line["who"]:
+        who = line["who"] or self._watching["assistant"]
+        if line["who"] == (self._sender or OWNER):
             self._editor.remember(line["text"])
         self._screen.say(f"{when}  {who}: {line['text']}", "2")
 
     def _on_accepted(self, event: Event) -> None:
-        self._unanswered.discard(event["id"])
-        self._last_seq = max(self._last_seq, event["seq"])
+        text = self._unanswered.pop(event["id"], "")
+        if event.get("wanted", True):
+            self._last_seq = max(self._last_seq, event["seq"])
+            return
+        why = why_not_called(self._watching, self._sender, text)
+        if self._screen.live:
+            self._screen.say(why, "2")
+        else:
+            note(why)
+        self._leave_if_answered()
 
     def _on_started(self, _event: Event) -> None:
         self._running = True

@@ -15,9 +15,15 @@ def report(error: str, *hints: str) -> None:
         print(f"nanoclaw: hint: {hint}", file=sys.stderr)
 
 
+def note(text: str) -> None:
+    """Something to know that is neither a result nor an error."""
+    print(f"nanoclaw: {text}", file=sys.stderr)
+
+
 def emit(as_json: bool, record: dict[str, Any], text: str) -> int:
     """Print a result in the form that was asked for; always 0, so that a command can end with it."""
-    print(json.dumps(record, ensure_ascii=False) if as_json else text, flush=True)
+    if as_json or text:
+        print(json.dumps(record, ensure_ascii=False) if as_json else text, flush=True)
     return 0
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import signal
 
-from host.cli.out import Progress
+from host.cli.out import Progress, note
 from host.cli.session import home_of
-from host.cli.start import note, start_app
+from host.cli.start import start_app
 from host.loop import Loop
 
 

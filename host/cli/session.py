@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from host import config as configuration
-from host import control
+from host import control, intake
 from host.cli.out import Progress
 from host.config import Home
 from host.errors import UserError
@@ -20,6 +20,8 @@ from runner.protocol import PeerError
 
 # The host is this program, but a line of it may hold a whole conversation.
 EVENT_LIMIT: Final = 32 * 1024 * 1024
+# To remove a group its sandbox is ended first, which may take the whole of its stop ladder.
+ANSWER_SECONDS: Final = 30.0
 
 Event = dict[str, Any]
 
@@ -44,6 +46,31 @@ class Session:
                 self._on_event(event)
         except PeerError as e:
             raise UserError(f"the host that runs for this home does not speak this version's language ({e})") from e
+
+
+def exchange(fd: int, request: control.Request, answers: Callable[[Event], bool]) -> Event:
+    """Ask the host at the other end of `fd` one thing; the event that answers it. `UserError` if none comes."""
+    loop = Loop()
+    answer: list[Event] = []
+
+    def on_event(event: Event) -> None:
+        # A host that does not understand the request at all says so without saying whose it was.
+        if not answer and (answers(event) or (event["event"] == "refused" and event["request"] == "")):
+            answer.append(event)
+            loop.stop()
+
+    session = Session(loop, fd, on_event, loop.stop)
+    session.request(request)
+    loop.call_later(ANSWER_SECONDS, loop.stop)
+    loop.run()
+    session.close()
+    loop.close()
+    if not answer:
+        raise UserError("the host that runs for this home does not answer", "is it stopped (Ctrl-Z)? see `ps`")
+    if not answers(answer[0]):
+        hint = "it may be an older version: stop it, and start it again"
+        raise UserError(f"the host that runs for this home does not understand ({answer[0]['error']})", hint)
+    return answer[0]
 
 
 class Connection:
@@ -96,10 +123,30 @@ def home_of(args: argparse.Namespace) -> Home:
     return home
 
 
+def sender_of(args: argparse.Namespace) -> str:
+    """Whose part the person plays (`--as`); empty: their own."""
+    if args.sender is None:
+        return ""
+    sender: str = args.sender.strip()
+    if not sender or not sender.isprintable():
+        raise UserError("--as is empty, or not a printable name on one line", "such as: --as mia", status=2)
+    return sender
+
+
+def why_not_called(watching: Event, sender: str, text: str) -> str:
+    """Why a message that the host accepted does not call the assistant, and what would."""
+    trigger = watching.get("trigger", "")
+    if trigger and not intake.calls(text, trigger):
+        return f"kept for later, but it does not call {watching['assistant']}: begin it with @{trigger}"
+    group = watching["group"]
+    return (
+        f"kept for later, but {sender or 'the owner'} is not among those who may call {watching['assistant']} here: "
+        f"nanoclaw groups show {group}"
+    )
+
+
 def read_message(argument: str) -> str:
     """The message of `ask`: its argument, or standard input for `-`. `UserError` if it is not UTF-8 text."""
-    from host import intake
-
     try:
         text = read_stdin() if argument == "-" else argument.encode("utf-8", "surrogateescape").decode("utf-8")
     except UnicodeDecodeError as e:

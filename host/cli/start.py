@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 
 from host import config as configuration
 from host import credentials, parcels, source
 from host.app import App, Parts
+from host.cli.out import note
 from host.config import Config, Home
 from host.engines.base import Engine
 from host.engines.choice import choose
@@ -74,8 +74,3 @@ def announce(args: argparse.Namespace, parts: Parts, app: App) -> None:
         note(f"sandboxes by {parts.enforcement.engine} {parts.enforcement.version}")
         for control, why in parts.enforcement.missing.items():
             note(f"not enforced here: {control}: {why}")
-
-
-def note(text: str) -> None:
-    print(f"nanoclaw: {text}", file=sys.stderr)
-

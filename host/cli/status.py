@@ -8,11 +8,7 @@ from typing import Any
 
 from host import control
 from host.cli.out import emit
-from host.cli.session import Event, Session, home_of
-from host.errors import UserError
-from host.loop import Loop
-
-ANSWER_SECONDS = 10.0
+from host.cli.session import exchange, home_of
 
 
 def status(args: argparse.Namespace) -> int:
@@ -20,28 +16,9 @@ def status(args: argparse.Namespace) -> int:
     connection = control.connect(home.data / "host.sock")
     if connection is None:
         return emit(args.json, {"running": False, "home": str(home.data)}, f"no host runs for {home.data}")
-    found = ask_host(connection.detach())
+    found = exchange(connection.detach(), control.Status(), lambda event: event["event"] == "status")
+    del found["event"]
     return emit(args.json, {"running": True, **found}, as_text(found))
-
-
-def ask_host(fd: int) -> dict[str, Any]:
-    loop = Loop()
-    answers: list[Event] = []
-
-    def on_event(event: Event) -> None:
-        if event.pop("event") == "status":
-            answers.append(event)
-            loop.stop()
-
-    session = Session(loop, fd, on_event, loop.stop)
-    session.request(control.Status())
-    loop.call_later(ANSWER_SECONDS, loop.stop)
-    loop.run()
-    session.close()
-    loop.close()
-    if not answers:
-        raise UserError("the host that runs for this home does not answer", "is it stopped (Ctrl-Z)? see `ps`")
-    return answers[0]
 
 
 def as_text(found: dict[str, Any]) -> str:
