@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import socket
 import time
 import uuid
 from typing import Any, Final
@@ -29,18 +28,18 @@ def request(args: argparse.Namespace, method: str, params: dict[str, Any]) -> di
         raise UserError("an argument is not UTF-8 text", status=2) from None
     home = home_of(args)
     found = host_or_lock(home)
-    if isinstance(found, socket.socket):
-        return ask_host(found.detach(), method, params)
+    if isinstance(found, int):
+        return ask_host(found, method, params)
     with contextlib.closing(found):
         return carry_out_here(home, method, params)
 
 
-def host_or_lock(home: Home) -> socket.socket | store.Lock:
-    """A connection to the host that runs for this home, or the lock that keeps one from starting meanwhile."""
+def host_or_lock(home: Home) -> int | store.Lock:
+    """The descriptor of a connection to the host that runs for this home, or the lock that keeps one from starting meanwhile."""
     for left in reversed(range(TRIES)):
         connection = control.connect(home.data / "host.sock")
         if connection is not None:
-            return connection
+            return connection.detach()
         try:
             return store.lock(home.data)
         except UserError:
