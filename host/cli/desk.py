@@ -35,7 +35,7 @@ def request(args: argparse.Namespace, method: str, params: dict[str, Any]) -> di
 
 
 def host_or_lock(home: Home) -> int | store.Lock:
-    """The descriptor of a connection to the host that runs for this home, or the lock that keeps one from starting meanwhile."""
+    """The descriptor of a connection to the host that runs for this home, or the lock that keeps one from starting."""
     for left in reversed(range(TRIES)):
         connection = control.connect(home.data / "host.sock")
         if connection is not None:

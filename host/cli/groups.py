@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ def list_groups(args: argparse.Namespace) -> int:
     found = request(args, "list_groups", {})
     rows = [[g["folder"], f"{g['channel']}:{g['chat']}", calling(g), g["name"]] for g in found["groups"]]
     text = tables.table(("GROUP", "CHAT", "ANSWERS", "NAME"), rows, "no groups")
+    if found["removed"] and sys.stdout.isatty():
+        text += f"\nremoved, and what they left is kept: {', '.join(found['removed'])}"
     return emit(args.json, found, text)
 
 
@@ -98,6 +101,7 @@ def remove(args: argparse.Namespace) -> int:
     lines = [f"{found['removed']} is no longer a group"]
     lines += [f"its files are kept in {path}" for path in found["kept"]]
     lines += [f"moved to {path}" for path in found["moved_to"]]
+    lines += ["what was said there is deleted"] if args.trash else []
     return emit(args.json, found, "\n".join(lines))
 
 

@@ -42,8 +42,9 @@ examples:
   nanoclaw groups set family senders=                 anyone may call it again"""
 REMOVE: Final = """\
 Stop taking part in a chat: what runs for the group is ended, its tasks are cancelled, and its chat can be
-registered anew. Its folder with the files and the memory stays where it is; with --trash it is moved into the data
-folder's `trash`, where you can delete it. The main group cannot be removed."""
+registered anew. Its folder with the files and the memory stays where it is, and so does what was said: the same chat
+finds both again if you add it again. With --trash the folder is moved into the data folder's `trash`, where you can
+delete it, and what was said is deleted; that can also be done later. The main group cannot be removed."""
 REMOVE_EXAMPLES: Final = """\
 examples:
   nanoclaw groups remove family

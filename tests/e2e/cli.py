@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
+import re
+import select
 import signal
 import sqlite3
 import subprocess
@@ -71,3 +74,37 @@ def rows(home: Path, query: str) -> list[tuple[Any, ...]]:
 def reply_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(done.stdout)
     return record
+
+
+class Terminal:
+    """A person at a pseudo-terminal."""
+
+    def __init__(self, *argv: str) -> None:
+        self.pid, self._fd = pty.fork()
+        if self.pid == 0:
+            os.execvpe(argv[0], argv, environment(TERM="xterm"))
+        self.seen = ""
+
+    def type(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    def expect(self, pattern: str, seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not re.search(pattern, self.seen):
+            ready, _, _ = select.select([self._fd], [], [], max(0, end - time.monotonic()))
+            assert ready, f"no {pattern!r} in {self.seen!r}"
+            self.seen += os.read(self._fd, 65536).decode("utf-8", "replace")
+        self.seen = self.seen[re.search(pattern, self.seen).end() :]  # type: ignore[union-attr]
+
+    def wait(self) -> int:
+        end = time.monotonic() + 60
+        while True:  # reading on, so that it never blocks on a full terminal
+            ready, _, _ = select.select([self._fd], [], [], max(0, end - time.monotonic()))
+            assert ready, "it does not leave"
+            try:
+                if not os.read(self._fd, 65536):
+                    break
+            except OSError:  # Linux says EIO when the last writer has gone
+                break
+        os.close(self._fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import select
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.cli import command, environment, nanoclaw, reply_of, rows, running, wait_for
+from tests.e2e.cli import Terminal, command, environment, nanoclaw, reply_of, rows, running, wait_for
 
 PROOF = "run id -u; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/1/status; cat /proc/net/dev"
 
@@ -122,40 +118,6 @@ def test_two_questions_at_once_are_both_answered(home: Path, engine: str) -> Non
     assert [process.returncode for process in asked] == [0, 0]
     assert "number 1" in answers[0]
     assert "number 2" in answers[1]
-
-
-class Terminal:
-    """A person at a pseudo-terminal."""
-
-    def __init__(self, *argv: str) -> None:
-        self.pid, self._fd = pty.fork()
-        if self.pid == 0:
-            os.execvpe(argv[0], argv, environment(TERM="xterm"))
-        self.seen = ""
-
-    def type(self, text: str) -> None:
-        os.write(self._fd, text.encode())
-
-    def expect(self, pattern: str, seconds: float = 60) -> None:
-        end = time.monotonic() + seconds
-        while not re.search(pattern, self.seen):
-            ready, _, _ = select.select([self._fd], [], [], max(0, end - time.monotonic()))
-            assert ready, f"no {pattern!r} in {self.seen!r}"
-            self.seen += os.read(self._fd, 65536).decode("utf-8", "replace")
-        self.seen = self.seen[re.search(pattern, self.seen).end() :]  # type: ignore[union-attr]
-
-    def wait(self) -> int:
-        end = time.monotonic() + 60
-        while True:  # reading on, so that it never blocks on a full terminal
-            ready, _, _ = select.select([self._fd], [], [], max(0, end - time.monotonic()))
-            assert ready, "it does not leave"
-            try:
-                if not os.read(self._fd, 65536):
-                    break
-            except OSError:  # Linux says EIO when the last writer has gone
-                break
-        os.close(self._fd)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 def test_chat_at_a_terminal_control_c_stops_the_turn_and_not_the_program(home: Path, engine: str) -> None:

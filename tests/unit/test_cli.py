@@ -124,8 +124,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 # Arguments → the call that they are, and words that its answer is told in.
 CALLS: list[tuple[str, str, dict[str, Any], dict[str, Any], tuple[str, ...]]] = [
-    ("groups", "list_groups", {}, {"groups": [GROUP]}, ("family\tconsole:family\t@Andy\tThe family\n",)),
-    ("groups list", "list_groups", {}, {"groups": []}, ()),
+    ("groups", "list_groups", {}, {"groups": [GROUP], "removed": ["old"]}, ("family\tconsole:family\t@Andy\tThe family\n",)),
+    ("groups list", "list_groups", {}, {"groups": [], "removed": []}, ()),
     (
         "groups add family",
         "register_group",
