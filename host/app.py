@@ -23,6 +23,7 @@ from host.house import MAIN, OWNER, registered
 from host.log import Log
 from host.loop import Loop
 from host.model import Endpoint, Enforcement, Group, Image, Message, Outgoing
+from host.mounts import Judged, judged
 from host.pool import Folders, Pool
 from host.rehearsal.child import Rehearsal
 from host.resolver import Resolver
@@ -68,7 +69,9 @@ class App:
         self._rehearsal: Rehearsal | None = None
         self._rehearsal_endpoint = NOWHERE
         folders = Folders.of(home.data, parts.project)
-        self._pool = Pool(loop, parts.engine, parts.image, parts.config, folders, install_id(home.data))
+        self._pool = Pool(
+            loop, parts.engine, parts.image, parts.config, folders, install_id(home.data), self._judged_mounts, log
+        )
         self.control = Control(loop, self._on_request)
         console = Console(self.control)
         self._channels: dict[str, Channel] = {console.name: console}
@@ -172,6 +175,9 @@ class App:
             self._pool.keep_warm(group)
         except UserError as e:  # the next turn will meet it too, and tells the person then
             self._log.warning("no warm sandbox", group=group.folder, why=str(e))
+
+    def _judged_mounts(self, group: Group) -> Judged:
+        return judged(self._parts.home, self._parts.config, group, self._groups.values())
 
     # --- replies out: step 10 ---------------------------------------------------------------------
 

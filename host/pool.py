@@ -2,6 +2,9 @@
 
 A warm sandbox has said hello and waits on its stdin, before any secret. It was made for one group with
 the mounts and settings of that moment; if today's differ in anything, it is thrown away unused.
+
+The folders that it is to have beyond its own were judged by what they are, and are held open until its hello has
+shown that they are what it got: until then, none of their inode numbers can come to mean another folder.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ from typing import Final, Protocol
 from host.config import Config
 from host.engines.base import Engine, sandbox_user
 from host.errors import UserError
+from host.log import Log
 from host.loop import Loop
 from host.model import Group, Image, Mount, Spec
+from host.mounts import Judged
 from host.sandbox import Gone, Sandbox
 from runner.protocol import Frame
 
@@ -54,19 +59,31 @@ class Folders:
 class _Place:
     """A sandbox and whoever owns it at the moment; warm ones are owned by nobody."""
 
-    def __init__(self) -> None:
+    def __init__(self, judged: Judged) -> None:
         self.owner: Owner | None = None
         self.sandbox: Sandbox | None = None
+        self.judged = judged
 
 
 class Pool:
     """Starts sandboxes, keeps warm ones, and stops them all at the end."""
 
     def __init__(
-        self, loop: Loop, engine: Engine, image: Image, config: Config, folders: Folders, install: str
+        self,
+        loop: Loop,
+        engine: Engine,
+        image: Image,
+        config: Config,
+        folders: Folders,
+        install: str,
+        judge: Callable[[Group], Judged] = lambda group: Judged(),
+        log: Log | None = None,
     ) -> None:
+        """`judge`: what comes today of the mounts that a group was given."""
         self._loop, self._engine, self._image = loop, engine, image
         self._config, self._folders, self._install = config, folders, install
+        self._judge, self._log = judge, log
+        self._refused: dict[str, tuple[str, ...]] = {}
         self._warm: dict[str, _Place] = {}
         self._live: set[Sandbox] = set()
         self.on_idle: Callable[[], None] | None = None
@@ -82,19 +99,25 @@ class Pool:
         """Folders of the groups that a warm sandbox waits for."""
         return sorted(self._warm)
 
+    def refused_mounts(self, folder: str) -> list[str]:
+        """What the group's newest sandbox had to do without, as `name: reason`."""
+        return list(self._refused.get(folder, ()))
+
     def take(self, group: Group, owner: Owner) -> Sandbox:
         """The group's warm sandbox if it still fits, else a new one; `owner` hears of it from now on.
 
         `owner.sandbox_ready` is called for a new one only: a warm one may be `ready` already.
         """
-        spec = self.spec_for(group)
+        judged = self._judged(group)
+        spec = self.spec_for(group, judged.mounts)
         place = self._warm.pop(group.folder, None)
         if place is not None and place.sandbox is not None:
             if place.sandbox.state in {"starting", "ready"} and _same(place.sandbox.spec, spec):
+                judged.close()  # it has these very folders, or will have shown so before it is given anything
                 place.owner = owner
                 return place.sandbox
             place.sandbox.stop("no longer fits", grace=0)
-        place = self._start(spec, owner)
+        place = self._start(spec, judged, owner)
         assert place.sandbox is not None
         return place.sandbox
 
@@ -104,13 +127,12 @@ class Pool:
             return
         while len(self._warm) >= self._config.warm_sandboxes:  # the one that has waited longest goes
             self._discard(next(iter(self._warm)))
-        place = self._warm[group.folder] = self._start(self.spec_for(group), None)
-        self._loop.call_later(
-            self._config.warm_seconds, lambda: self._expire(group.folder, place)
-        )
+        judged = self._judged(group)
+        place = self._warm[group.folder] = self._start(self.spec_for(group, judged.mounts), judged, None)
+        self._loop.call_later(self._config.warm_seconds, lambda: self._expire(group.folder, place))
 
-    def spec_for(self, group: Group) -> Spec:
-        """What a sandbox for this group is made of today. Holds no secret."""
+    def spec_for(self, group: Group, extra: tuple[Mount, ...] = ()) -> Spec:
+        """What a sandbox for this group is made of today, beside `extra`. Holds no secret."""
         uid, gid = sandbox_user()
         settings = self._config.group(group)
         return Spec(
@@ -118,13 +140,24 @@ class Pool:
             install=self._install,
             group=group.folder,
             image=self._image,
-            mounts=self._mounts(group, uid, gid),
-            resources=self._config.resources,
+            mounts=(*self._mounts(group, uid, gid), *extra),
+            resources=settings.resources,
             uid=uid,
             gid=gid,
             deadline_seconds=int(self._config.warm_seconds) + START_GRACE_SECONDS,
             proxy=bool(settings.allow_hosts),
         )
+
+    def _judged(self, group: Group) -> Judged:
+        """The group's mounts as they may be today. A turn does without those that may not be, and is told."""
+        judged = self._judge(group)
+        if judged.refused != self._refused.get(group.folder, ()) and self._log is not None:
+            for each in judged.refused:
+                self._log.warning("left out a mount", group=group.folder, why=each)
+        self._refused.pop(group.folder, None)
+        if judged.refused:
+            self._refused[group.folder] = judged.refused
+        return judged
 
     def close(self) -> None:
         """Stop everything; `on_idle` tells when all are gone."""
@@ -143,11 +176,17 @@ class Pool:
             mounts.append(Mount(f.project, "/workspace/project", True, identity(f.project)))
         return tuple(mounts)
 
-    def _start(self, spec: Spec, owner: Owner | None) -> _Place:
-        place = _Place()
+    def _start(self, spec: Spec, judged: Judged, owner: Owner | None) -> _Place:
+        place = _Place(judged)
         place.owner = owner
 
+        def on_ready() -> None:
+            place.judged.close()
+            if place.owner is not None:
+                place.owner.sandbox_ready()
+
         def on_gone(gone: Gone) -> None:
+            place.judged.close()
             assert place.sandbox is not None
             self._gone(place, place.sandbox, gone)
 
@@ -156,7 +195,7 @@ class Pool:
             self._engine,
             spec,
             expect_build=self._image.build,
-            on_ready=lambda: place.owner.sandbox_ready() if place.owner else None,
+            on_ready=on_ready,
             on_frame=lambda frame: place.owner.sandbox_frame(frame) if place.owner else None,
             on_gone=on_gone,
         )

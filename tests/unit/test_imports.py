@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
     5: ("app", "asking", "attempt", "calls", "check", "cli", "doctor", "drill", "house", "service", "tasks", "terminals"),
-    4: ("sandbox", "pool", "gate", "link", "resolver", "control", "channels", "rehearsal"),
+    4: ("sandbox", "pool", "mounts", "gate", "link", "resolver", "control", "channels", "rehearsal"),
     3: ("config", "store", "migrations", "allowlist", "beneath", "credentials", "engines", "lines", "loop", "log",
         "parcels", "source"),
     2: ("hello", "intake", "names", "policy", "turns", "schedule"),
