@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from host.cli.options import parser
-from host.cli.out import report
+from host.cli.out import be_lenient, drop_output, report
 from host.errors import EngineError, UserError
 
 
@@ -17,6 +16,7 @@ def main(argv: list[str]) -> int:
         from host.rehearsal import server
 
         return server.main(argv[1:])
+    be_lenient()
     args = arguments(argv)
     # `chat`, `ask` and `run` take the keys out themselves, and may be told to use them.
     if args.command not in {"chat", "ask", "run"} and any(name.startswith("ANTHROPIC_") for name in os.environ):
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         return 69
     except BrokenPipeError:
         # Whoever read our output has gone (`| head`): nothing to say, and nobody to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return 1
     except KeyboardInterrupt:
         return 130

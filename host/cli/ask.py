@@ -9,7 +9,7 @@ import uuid
 from typing import Final
 
 from host import control
-from host.cli.out import Progress, emit, note, report
+from host.cli.out import Progress, emit, note, report, write
 from host.cli.session import Connection, Event, read_message, sender_of, why_not_called
 from host.loop import Loop
 
@@ -83,7 +83,7 @@ class Asking:
         self._show.clear()
         self._says.append(event["text"])
         if not self._args.json:
-            print(event["text"], flush=True)
+            write(event["text"])
         self._session.request(control.Ack(event["out"]))
 
     def _finish(self, ended: Event) -> None:
@@ -94,7 +94,7 @@ class Asking:
         if self._args.json:
             emit(True, {"outcome": ended["outcome"], "reply": text, "said": self._says, "turn": ended["turn"]}, "")
         elif answered and text:
-            print(text, flush=True)
+            write(text)
         elif not answered:
             report(text or f"the turn ended without a reply ({ended['outcome']})")
         if self.status != INTERRUPTED:

@@ -3,10 +3,13 @@ the person who can act; results on standard output; colour and tables at a termi
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from typing import Any, TextIO
+
+from host.errors import UserError
 
 
 def report(error: str, *hints: str) -> None:
@@ -22,9 +25,37 @@ def note(text: str) -> None:
 
 def emit(as_json: bool, record: dict[str, Any], text: str) -> int:
     """Print a result in the form that was asked for; always 0, so that a command can end with it."""
-    if as_json or text:
-        print(json.dumps(record, ensure_ascii=False) if as_json else text, flush=True)
+    if as_json:
+        write(json.dumps(record, ensure_ascii=not _has_all_characters(sys.stdout)))
+    elif text:
+        write(text)
     return 0
+
+
+def write(text: str) -> None:
+    """A result, on standard output; `UserError` if it cannot be taken there."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as e:  # a full disk
+        drop_output()
+        raise UserError(f"cannot write to standard output: {e.strerror}") from e
+
+
+def drop_output() -> None:
+    """What could not be written is not tried again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def be_lenient() -> None:
+    """A terminal of an old encoding shows `?` for what it has no character for, instead of ending the program."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not _has_all_characters(sys.stdout):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _has_all_characters(stream: TextIO) -> bool:
+    return (stream.encoding or "").lower().replace("-", "") in {"utf8", "utf16", "utf32"}
 
 
 def coloured(stream: TextIO) -> bool:

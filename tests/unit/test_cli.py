@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -124,7 +125,13 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 # Arguments → the call that they are, and words that its answer is told in.
 CALLS: list[tuple[str, str, dict[str, Any], dict[str, Any], tuple[str, ...]]] = [
-    ("groups", "list_groups", {}, {"groups": [GROUP], "removed": ["old"]}, ("family\tconsole:family\t@Andy\tThe family\n",)),
+    (
+        "groups",
+        "list_groups",
+        {},
+        {"groups": [GROUP], "removed": ["old"]},
+        ("family\tconsole:family\t@Andy\tThe family\n",),
+    ),
     ("groups list", "list_groups", {}, {"groups": [], "removed": []}, ()),
     (
         "groups add family",
@@ -384,6 +391,31 @@ def test_heads_are_bold_unless_colours_are_unwanted(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     assert tables.table(("A",), [["x"]], "", Screen()) == "\x1b[1mA\x1b[0m\nx"
+
+
+def program(*argv: str, stdout: Any = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **environment}
+    return subprocess.run(
+        [sys.executable, "nanoclaw.py", *argv],
+        cwd=ROOT, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_an_old_encoding_ends_nothing(host: FakeHost) -> None:
+    host.result({"groups": [{**GROUP, "name": "Grüße 日本"}], "removed": []})
+    shown = program("groups", PYTHONIOENCODING="ascii")
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "family\tconsole:family\t@Andy\tGr??e ??\n", "")
+    as_json = program("groups", "--json", PYTHONIOENCODING="ascii")
+    assert json.loads(as_json.stdout)["groups"][0]["name"] == "Grüße 日本"
+    assert program("--help", PYTHONIOENCODING="ascii").returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_that_cannot_be_written_is_an_error() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = program("version", stdout=full)
+    assert done.returncode == 1
+    assert done.stderr == "nanoclaw: error: cannot write to standard output: No space left on device\n"
 
 
 def test_what_prints_and_leaves_loads_little() -> None:
