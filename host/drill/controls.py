@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from host.drill import hostile, looks
+from host.drill import hostile, looks, traps
 from host.drill.ground import SMALL, Ground, key_of, made_up
 from host.drill.probes import LEAVE, PLANT
 from host.drill.probes.programs import python
@@ -124,6 +124,14 @@ def credulous(ground: Ground, scene: Scene, probes: Sequence[Probe], fill: Fill)
     scene.texts |= hostile.credulous(ground, tuple(probe.id for probe in probes))
 
 
+def careless(ground: Ground, scene: Scene, probes: Sequence[Probe], fill: Fill) -> None:
+    """The same traps, and a host that reads as one reads any file."""
+    spec = ground.spec(scene.name)
+    with _seated(ground, scene, spec) as stand_in:
+        stand_in.run(fill(traps.LAY))
+        scene.texts |= traps.look(spec.mounts[0].source, ground.secret, traps.CARELESS)
+
+
 def stubborn(ground: Ground, scene: Scene, probes: Sequence[Probe], fill: Fill) -> None:
     text = hostile.stubborn(ground)
     scene.texts |= {probe.id: text for probe in probes}
@@ -145,6 +153,7 @@ SCENES: Final[dict[str, Callable[[Ground, Scene, Sequence[Probe], Fill], None]]]
     "shared": plain,
     "granted": with_grants,
     "same": same,
+    "careless": careless,
     "site-open": site_open,
     "credulous": credulous,
     "stubborn": stubborn,

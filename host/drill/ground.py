@@ -20,6 +20,8 @@ from host.model import Enforcement, Image, Launch, Mount, Resources, Spec
 from host.pool import identity, own_folder
 
 Edit = Callable[[Launch], Launch]
+KEPT: Final = "as it was\n"
+"""What is in a file of the host's that nobody in a sandbox may change."""
 ALPHABET: Final = string.digits + string.ascii_lowercase
 SMALL: Final = Resources(
     # Enough for the model's SDK under a bound on address space, and too little for the bomb.
@@ -61,12 +63,35 @@ class Ground:
         self.folder.mkdir(mode=0o700, parents=True)
         other = self.mount("groups/other", "/workspace/extra/other")
         (other.source / "notes.txt").write_text(made_up("NCG-") + "\n")
+        self.secret.mkdir(mode=0o755)
+        (self.secret / "notes.txt").write_text(made_up("NCG-") + "\n")
+        (self.secret / "kept").write_text(KEPT)
         run = self.mount("run", "/run")
         with socket.socket(socket.AF_UNIX) as listening:
             # bind takes 107 bytes of path, and the folder may lie deep.
             handle = os.open(run.source, os.O_RDONLY | os.O_DIRECTORY)
             listening.bind(f"/proc/self/fd/{handle}/docker.sock")
             os.close(handle)
+
+    @property
+    def secret(self) -> Path:
+        """A folder of the host's beside the groups' own, which no sandbox sees."""
+        return self.folder / "secret"
+
+    def fill(self, command: str) -> str:
+        """The command with what was asked of the engine, for those that read it back, and where no group may look."""
+        r = self.resources
+        asked = {
+            "asked_memory": r.memory_bytes,
+            "asked_processes": r.processes,
+            "asked_percent": round(min(r.cpus, os.cpu_count() or 1) * 100),
+            "asked_file": r.file_bytes,
+            "asked_tmp": r.tmp_bytes,
+            "secret": self.secret,
+        }
+        for name, value in asked.items():
+            command = command.replace("{" + name + "}", str(value))
+        return command
 
     def close(self) -> None:
         self.engine.reap(self.install)
@@ -84,6 +109,7 @@ class Ground:
             self.mount("global", "/workspace/global", readonly=True),
             self.mount(f"inbox/{group}", "/workspace/inbox", readonly=True),
         )
+        self._letter(mounts[2].source)
         spec = Spec(
             name=f"nanoclaw-{self.install}-{secrets.token_hex(6)}",
             install=self.install,
@@ -96,6 +122,13 @@ class Ground:
             deadline_seconds=120,
         )
         return replace(spec, **changes)
+
+    def _letter(self, inbox: Path) -> None:
+        """Something in the inbox, as if it had been sent to the group."""
+        letter = inbox / "letter"
+        if not letter.exists():
+            letter.write_text("hello\n")
+            os.chown(letter, *sandbox_user())
 
     def swapped(self, group: str) -> Spec:
         """A spec whose group folder was exchanged for another after the host had looked at it."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from host.drill import controls, hostile, looks
+from host.drill import controls, hostile, looks, traps
 from host.drill.ground import SMALL, Ground, Listeners, key_of, made_up
 from host.drill.house import KEY_FILE, TELL, play_house
 from host.drill.probes import LEAVE
@@ -18,6 +18,7 @@ from host.errors import EngineError
 from host.loop import Loop
 from host.model import AllowedHost, Endpoint, Spec
 from host.resolver import Resolver
+from runner.protocol import Limits
 
 SCENE_SECONDS: Final = 150.0
 LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
@@ -37,12 +38,14 @@ class Stage:
     progress: Callable[[str], None]
 
     def fill(self, command: str) -> str:
+        command = self.ground.fill(command)
         return command.replace("{port}", str(self.listeners.port)).replace("{model_port}", str(self.endpoint.port))
 
     def turn(self, spec: Spec, prompt: str, **options: Any) -> Played:
-        return RealTurn(self.loop, self.resolver, self.ground, spec, self.endpoint, **options).play(
-            prompt, SCENE_SECONDS
-        )
+        return self.real_turn(spec, **options).play(prompt, SCENE_SECONDS)
+
+    def real_turn(self, spec: Spec, **options: Any) -> RealTurn:
+        return RealTurn(self.loop, self.resolver, self.ground, spec, self.endpoint, **options)
 
 
 # --- a shell, and what it finds -------------------------------------------------------------------------
@@ -81,8 +84,12 @@ def agent(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
 
     def look(name: str) -> None:
         scene.texts |= looks.around(ground.engine, name, scene.canary, since)
+        if trapped:
+            scene.texts |= traps.look(spec.mounts[0].source, ground.secret, traps.CAREFUL)
 
-    closing = [f"say {LOOK} first", call("bash", command=LEAVE)]
+    trapped = any(probe.control == "careless" for probe in probes)
+    laying = [call("bash", command=stage.fill(traps.LAY))] if trapped else []
+    closing = [*laying, f"say {LOOK} first", call("bash", command=LEAVE)]
     played = stage.turn(spec, "\n".join([*lines, *closing]), look=lambda: look(spec.name))
     take(scene, played, where)
     if was_refused(played):
@@ -106,6 +113,8 @@ def take_seat(
     try:
         launch = seat(ground.tamper(ground.engine.launch(spec)), "careful")
         with StandIn(ground.engine, spec.name, launch, key_of(scene.canary)) as stand_in:
+            if any(probe.control == "careless" for probe in probes):
+                stand_in.run(stage.fill(traps.LAY))
             look(spec.name)
             # What the runner itself would bound or refuse, it cannot show.
             shown = [probe for probe in probes if not probe.reads and not probe.measured]
@@ -134,6 +143,41 @@ def small(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
     take(scene, played, where)
     if was_refused(played):
         take_seat(stage, scene, probes, spec, played, lambda name: None)
+
+
+# --- what one turn may use ----------------------------------------------------------------------------------
+
+ENDLESS: Final = "\n".join(f"run echo round {number}" for number in range(1, 7))
+TURNS: Final = {
+    "turn-time": ("think slowly 4", replace(LIMITS, seconds=2)),
+    "turn-rounds": (ENDLESS, replace(LIMITS, rounds=3)),
+    "turn-tokens": (ENDLESS, replace(LIMITS, tokens=1000)),
+}
+"""Probe → what the agent is asked to do, and the limits within which it cannot come to its end."""
+
+
+def turns(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
+    _within(stage, scene, {probe.id: TURNS[probe.id] for probe in probes})
+
+
+def endless(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
+    """The control: the same turns, and limits that they never meet."""
+    _within(stage, scene, {probe.id: (TURNS[probe.id][0], LIMITS) for probe in probes})
+
+
+def _within(stage: Stage, scene: Scene, asked: dict[str, tuple[str, Limits]]) -> None:
+    """All at once: they wait more than they work."""
+    played: dict[str, Played] = {}
+    for probe, (prompt, limits) in asked.items():
+        turn = stage.real_turn(stage.ground.spec(probe), limits=limits)
+        played[probe] = turn.begin(prompt, SCENE_SECONDS)
+    while any(one.gone is None for one in played.values()):
+        stage.loop.step()
+    for probe, one in played.items():
+        if one.gone is not None and one.gone.kind != "stopped":
+            scene.skipped[probe] = one.trouble
+        else:
+            scene.texts[probe] = f"{one.reply or one.failed}\n{RAN}"
 
 
 # --- the gate ---------------------------------------------------------------------------------------------
@@ -205,12 +249,13 @@ REAL: Final[dict[str, Play]] = {
     "agent": agent,
     "next": following,
     "small": small,
+    "turns": turns,
     "gate": gate,
     "house": house,
     "acts": act,
 }
 """In this order: `next` looks for what `agent` left."""
-REAL_CONTROLS: Final[dict[str, Play]] = {"gate-open": gate_open, "true-hello": true_hello}
+REAL_CONTROLS: Final[dict[str, Play]] = {"endless": endless, "gate-open": gate_open, "true-hello": true_hello}
 """Controls that need the loop, because the real host plays in them."""
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from host.drill.ground import Edited, Ground, key_of
 from host.engines.base import Engine
 from host.gate import Gate
-from host.loop import Loop
+from host.loop import Loop, Timer
 from host.model import AllowedHost, Connection, Endpoint, Spec
 from host.resolver import Resolver
 from host.sandbox import Gone, Sandbox
@@ -84,15 +84,20 @@ class RealTurn:
             audit=self.played.connections.append,
         )
         self._prompt = ""
+        self._late: Timer | None = None
+
+    def begin(self, prompt: str, seconds: float) -> Played:
+        """Start it; `Played.gone` is there when it has ended, after `seconds` at the latest."""
+        self._prompt = prompt
+        self._late = self._loop.call_later(seconds, lambda: self._sandbox.stop("the scene took too long", 0))
+        self._sandbox.start()
+        return self.played
 
     def play(self, prompt: str, seconds: float) -> Played:
-        self._prompt = prompt
-        late = self._loop.call_later(seconds, lambda: self._sandbox.stop("the scene took too long", 0))
-        self._sandbox.start()
-        while self.played.gone is None:
+        played = self.begin(prompt, seconds)
+        while played.gone is None:
             self._loop.step()
-        late.cancel()
-        return self.played
+        return played
 
     def _ready(self) -> None:
         self.played.was_ready = True
@@ -121,6 +126,8 @@ class RealTurn:
 
     def _gone(self, gone: Gone) -> None:
         self._gate.close()
+        if self._late is not None:
+            self._late.cancel()
         self.played.gone = gone
 
 

@@ -44,10 +44,10 @@ def docker_naive(launch: Launch) -> Launch:
 def docker_power(launch: Launch) -> Launch:
     launch = without(without(launch, "--cap-drop", values=1), "--user", values=1)
     launch = without(without(launch, "--security-opt", values=1), "--read-only")
-    # docker's own choice of capabilities, and the one for mounts. ALL fails where docker itself lacks some.
-    return _with_options(
-        launch, "--user", "0:0", "--cap-add", "SYS_ADMIN", *[item for off in OFF for item in ("--security-opt", off)]
-    )
+    # docker's own choice of capabilities, and those for mounts and for files by number. ALL fails where docker itself
+    # lacks some.
+    more = ("--cap-add", "SYS_ADMIN", "--cap-add", "DAC_READ_SEARCH")
+    return _with_options(launch, "--user", "0:0", *more, *[item for off in OFF for item in ("--security-opt", off)])
 
 
 def docker_shared(launch: Launch) -> Launch:
@@ -95,7 +95,7 @@ def bubblewrap_shared(launch: Launch) -> Launch:
 
 
 def bubblewrap_unbounded(launch: Launch) -> Launch:
-    launch = _without_matching(launch, "--(nproc|as|fsize|core)=.*")
+    launch = _without_matching(launch, "--(nproc|as|fsize|nofile|core)=.*")
     at = launch.argv.index("/tmp")  # noqa: S108  # in the sandbox
     return replace(launch, argv=(*launch.argv[: at - 3], *launch.argv[at - 1 :]))
 

@@ -36,8 +36,8 @@ class Probe:
     """Or: a path for the tool `read_file`."""
     prepare: str = ""
     """A command that goes before, whose output does not count."""
-    depends: str = ""
-    """Name in `Enforcement.missing` of the control that an engine may be known to lack."""
+    depends: tuple[str, ...] = ()
+    """Names in `Enforcement.missing` of the controls that an engine may be known to lack."""
     engines: tuple[str, ...] = ()
     """Engines that it makes sense on; empty: all."""
     proof: str = RAN
@@ -86,8 +86,8 @@ def judge(engine: str, probe: Probe, real: Scene, control: Scene, missing: Mappi
 def _verdict(probe: Probe, real: Scene, control: Scene, missing: Mapping[str, str]) -> tuple[str, str]:
     # A leak that was seen needs no control to be believed.
     if leak := find_leak(probe, real):
-        if probe.depends in missing:
-            return NOT_ENFORCED, missing[probe.depends]
+        if known := [missing[name] for name in probe.depends if name in missing]:
+            return NOT_ENFORCED, known[0]
         return NOT_HELD, f"{leak} ({real.refused})" if real.refused else leak
     if doubt := _doubt(probe, real, control):
         return NOT_TESTED, doubt

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from host.drill import controls, hostile, looks, report, scenes, standin, weaken
+from host.drill import controls, hostile, looks, report, scenes, standin, traps, weaken
 from host.drill.conduct import select, sweep
 from host.drill.probes import PROBES
 from host.drill.turn import call
@@ -33,7 +33,7 @@ from host.errors import UserError
 from host.model import Enforcement, Image, Launch, Mount, Resources, Spec
 from host.rehearsal import requests, script
 
-PROBE = Probe("environment", "P1", "read it", "{canary}", "agent", "naive", command="env", depends="walls")
+PROBE = Probe("environment", "P1", "read it", "{canary}", "agent", "naive", command="env", depends=("walls",))
 
 
 def scene(canary: str, text: str | None, **more: str) -> Scene:
@@ -150,11 +150,12 @@ def test_one_promise_or_one_probe_can_be_chosen() -> None:
 
 
 def test_the_programs_that_go_into_sandboxes_compile() -> None:
-    for program in (standin.PROGRAM, hostile.PROGRAM):
+    laid = traps.LAY.partition("<<'END'\n")[2].rpartition("\nEND")[0]
+    for program in (standin.PROGRAM, hostile.PROGRAM, laid):
         compile(program, "program", "exec")
     for probe in PROBES:
         for code in re.findall(r"<<'END'\n(.*?)\nEND", probe.command, re.DOTALL):
-            compile(code.replace("{port}", "1"), probe.id, "exec")
+            compile(re.sub(r"\{(port|asked_\w+)\}", "1", code), probe.id, "exec")
 
 
 # --- what the controls take away --------------------------------------------------------------------

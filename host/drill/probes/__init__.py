@@ -7,10 +7,11 @@ where the control is off harms nothing.
 from typing import Final
 
 from host.drill.probes.bounds import BOUNDS
+from host.drill.probes.files import FILES
 from host.drill.probes.secrets import SECRETS
 from host.drill.probes.walls import LEAVE, PLANT, TRACES, WALLS
 from host.drill.words import Probe
 
-PROBES: Final[tuple[Probe, ...]] = (*SECRETS, *WALLS, *BOUNDS, *TRACES)
+PROBES: Final[tuple[Probe, ...]] = (*SECRETS, *WALLS, *FILES, *BOUNDS, *TRACES)
 
 __all__ = ["LEAVE", "PLANT", "PROBES"]

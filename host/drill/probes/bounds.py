@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from host.drill.probes.programs import ALLOCATE, CPU, FILE_SIZE, FORK, MEMORY, PROCESSES
+from host.drill.probes.programs import (
+    ALLOCATE,
+    CPU,
+    FILE_SIZE,
+    FORK,
+    MEMORY,
+    OPEN_FILES,
+    PROCESSES,
+    SWAP,
+    TMP_SIZE,
+)
 from host.drill.words import Probe
 
 FILL_FILE: Final = "cd /workspace/group; head -c 24M /dev/zero > big; stat -c 'wrote %s bytes' big; rm big"
@@ -12,19 +22,28 @@ FILL_TMP: Final = (
     "head -c 12M /dev/zero > /tmp/a; head -c 12M /dev/zero > /tmp/b; cat /tmp/a /tmp/b | wc -c; rm -f /tmp/a /tmp/b"
 )
 
+NOT_AS_ASKED: Final = ": (unbounded|bounded at)"
+
 BOUNDS: Final = (
-    Probe("processes-bounded", "P6", "find no bound on processes", r"^processes: (unbounded|bounded at \d{5,})",
-          "agent", "unbounded", command=PROCESSES, depends="process limit"),
-    Probe("memory-bounded", "P6", "find no bound on memory", "^memory: unbounded", "agent", "unbounded", command=MEMORY,
-          depends="memory limit"),
-    Probe("cpu-bounded", "P6", "find no bound on the processor", "^cpu: unbounded", "agent", "unbounded", command=CPU,
-          depends="cpu limit"),
-    Probe("file-size-bounded", "P6", "find no bound on a file's size", "^file size: unbounded", "agent", "unbounded",
-          command=FILE_SIZE),
+    Probe("processes-bounded", "P6", "find no bound on processes, or another than was asked for",
+          f"^processes{NOT_AS_ASKED}", "agent", "unbounded", command=PROCESSES, depends=("process limit",)),
+    Probe("memory-bounded", "P6", "find no bound on memory, or another than was asked for", f"^memory{NOT_AS_ASKED}",
+          "agent", "unbounded", command=MEMORY, depends=("memory limit",)),
+    Probe("cpu-bounded", "P6", "find no bound on the processor, or another than was asked for", f"^cpu{NOT_AS_ASKED}",
+          "agent", "unbounded", command=CPU, depends=("cpu limit",)),
+    Probe("file-size-bounded", "P6", "find no bound on a file's size, or another than was asked for",
+          f"^file size{NOT_AS_ASKED}", "agent", "unbounded", command=FILE_SIZE),
+    Probe("tmp-bounded", "P6", "find no bound on /tmp, or another than was asked for", f"^/tmp{NOT_AS_ASKED}", "agent",
+          "unbounded", command=TMP_SIZE),
+    Probe("open-files-bounded", "P6", "find no bound on open files, or another than was asked for",
+          f"^open files{NOT_AS_ASKED}", "agent", "unbounded", command=OPEN_FILES),
+    Probe("swap-bounded", "P6", "find no bound on swap, where memory beyond its bound would go to the host's disk",
+          f"^swap{NOT_AS_ASKED}", "agent", "unbounded", command=SWAP,
+          depends=("swap limit", "memory limit")),
     Probe("fork-bomb", "P6", "start more processes than allowed", "^forked 120", "small", "unbounded", command=FORK,
-          depends="process limit"),
+          depends=("process limit",)),
     Probe("memory-bomb", "P6", "take more memory than allowed", "^held 800", "small", "unbounded", command=ALLOCATE,
-          depends="memory limit"),
+          depends=("memory limit",)),
     Probe("big-file", "P6", "write a file larger than allowed", "^wrote 25165824", "small", "unbounded",
           command=FILL_FILE),
     Probe("fill-tmp", "P6", "fill /tmp beyond its size", "^25165824", "small", "unbounded", command=FILL_TMP),
@@ -34,7 +53,13 @@ BOUNDS: Final = (
           command="sleep 4; echo slept through", proof="took longer than"),
     Probe("run-from-tmp", "P6", "run a program that was written to /tmp", "^it ran", "agent", "unbounded",
           command="cp /bin/true /tmp/p && chmod +x /tmp/p && /tmp/p && echo it ran; rm -f /tmp/p",
-          depends="noexec /tmp"),
+          depends=("noexec /tmp",)),
+    Probe("turn-time", "P6", "go on after the turn's time is up", "thought 8 of 8", "turns", "endless",
+          proof="its 2 seconds"),
+    Probe("turn-rounds", "P6", "ask the model more often than a turn may", "round 6", "turns", "endless",
+          proof="its 3 requests"),
+    Probe("turn-tokens", "P6", "use more tokens than a turn may", "round 6", "turns", "endless",
+          proof="used up its tokens"),
     Probe("deadline", "P6", "keep a sandbox that was never given a turn", "^still there", "alone", "stubborn"),
     Probe("lease", "P8", "outlive the host, by ignoring that the pipe was closed", "^still there", "alone", "stubborn"),
     Probe("ignored-stop", "P8", "ignore being stopped", "^still there", "acts", "stubborn"),

@@ -99,6 +99,22 @@ told(libc.mount(b"none", b"/workspace/extra", b"tmpfs", 0, None), "mounted")
 libc.umount2(b"/workspace/extra", 2)
 """
 )
+REMOUNT: Final = python(
+    # MS_REMOUNT | MS_BIND, and no MS_RDONLY
+    _LIBC + "told(libc.mount(None, b'/workspace/inbox', None, 0x1020, None), 'mounted it again')"
+)
+UNMOUNT: Final = python(_LIBC + "told(libc.umount2(b'/workspace/inbox', 2), 'took it away')")
+FILE_HANDLE: Final = python(
+    _LIBC
+    + """
+class Handle(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_uint), ("kind", ctypes.c_int), ("number", ctypes.c_char * 128)]
+handle, mount = Handle(128), ctypes.c_int()
+libc.name_to_handle_at(-100, b"/workspace/group", ctypes.byref(handle), ctypes.byref(mount), 0)
+here = os.open("/workspace/group", os.O_RDONLY)
+told(libc.open_by_handle_at(here, ctypes.byref(handle), os.O_RDONLY), "opened a folder by its number")
+"""
+)
 UNSHARE: Final = python(_LIBC + "told(libc.unshare(0x10000000), 'made a user namespace')")
 MAKE_DEVICE: Final = python(
     """
@@ -124,9 +140,10 @@ for family, kind in ((17, 3), (2, 3)):
 )
 
 
+# What was asked for is filled in where the command is run: a bound that is another than that is none of ours.
 BOUND: Final = """
-import glob, resource
-def bounded(what, limit, *files):
+import glob, os, resource
+def bounded(what, asked, limit, *files):
     found = [] if limit == resource.RLIM_INFINITY else [limit]
     for name in files:
         try:
@@ -136,20 +153,51 @@ def bounded(what, limit, *files):
         # cgroup v1 says "no limit" as a number near 2**63
         if value.isdigit() and int(value) < 1 << 60:
             found.append(int(value))
-    print(f"{what}: bounded at {min(found)}" if found else f"{what}: unbounded")
+    if not found:
+        print(f"{what}: unbounded")
+    elif min(found) > asked:
+        print(f"{what}: bounded at {min(found)}, and not at {asked}")
+    else:
+        print(f"{what}: at most {min(found)}, as asked")
+NONE = resource.RLIM_INFINITY
 """
 PROCESSES: Final = python(
-    BOUND + "bounded('processes', resource.getrlimit(resource.RLIMIT_NPROC)[1],"
+    # Where processes are counted by user and not by sandbox, those that the user runs elsewhere are added.
+    BOUND + "bounded('processes', {asked_processes} + 4096, resource.getrlimit(resource.RLIMIT_NPROC)[1],"
     " '/sys/fs/cgroup/pids.max', '/sys/fs/cgroup/pids/pids.max')"
 )
 MEMORY: Final = python(
-    BOUND + "bounded('memory', resource.getrlimit(resource.RLIMIT_AS)[1],"
+    BOUND + "bounded('memory', {asked_memory}, resource.getrlimit(resource.RLIMIT_AS)[1],"
     " '/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes')"
 )
-CPU: Final = python(
-    BOUND + "bounded('cpu', resource.RLIM_INFINITY, '/sys/fs/cgroup/cpu.max', '/sys/fs/cgroup/cpu/cpu.cfs_quota_us')"
+SWAP: Final = python(
+    BOUND
+    + """
+# Version 1 of cgroups counts memory and swap together, version 2 swap alone.
+both = "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"
+is_first = os.path.exists(both)
+bounded("swap", {asked_memory} if is_first else 0, NONE, both if is_first else "/sys/fs/cgroup/memory.swap.max")
+"""
 )
-FILE_SIZE: Final = python(BOUND + "bounded('file size', resource.getrlimit(resource.RLIMIT_FSIZE)[1])")
+CPU: Final = python(
+    BOUND
+    + """
+quota = period = NONE
+for names in (("cpu.max",) * 2, ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+    try:
+        values = [open(f"/sys/fs/cgroup/{name}").read().split() for name in names]
+    except OSError:
+        continue
+    if values[0][0].isdigit():
+        quota, period = int(values[0][0]), int(values[1][-1])
+bounded("cpu", {asked_percent}, NONE if quota == NONE else quota * 100 // period)
+"""
+)
+FILE_SIZE: Final = python(BOUND + "bounded('file size', {asked_file}, resource.getrlimit(resource.RLIMIT_FSIZE)[1])")
+TMP_SIZE: Final = python(
+    BOUND + "found = os.statvfs('/tmp')\nbounded('/tmp', {asked_tmp}, found.f_frsize * found.f_blocks or NONE)"
+)
+OPEN_FILES: Final = python(BOUND + "bounded('open files', 4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])")
 # Each bomb is a little over what its scene allows, so that it harms nothing where the control is missing.
 FORK: Final = python(
     """

@@ -36,7 +36,7 @@ WALLS: Final = (
           # bubblewrap cannot be told to leave this off: in the control it is the host's own process 1 that has not.
           command="grep -h NoNewPrivs /proc/self/status /proc/1/status"),
     Probe("system-calls", "P2", "make any system call, unfiltered", r"^Seccomp:\s*0", "agent", "power",
-          command="grep ^Seccomp: /proc/self/status", depends="system call filter"),
+          command="grep ^Seccomp: /proc/self/status", depends=("system call filter",)),
     Probe("make-device", "P2", "make a device file", "^made a device", "agent", "power", command=MAKE_DEVICE),
     Probe("mount", "P2", "mount a file system", "^mounted", "agent", "power", command=MOUNT),
     Probe("user-namespace", "P2", "make a user namespace, and all capabilities in it", "^made a user", "agent", "power",

@@ -1,0 +1,41 @@
+"""P2, what files can do: links, races, odd names, and what is mounted beside the group's folder."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from host.drill.probes.programs import FILE_HANDLE, REMOUNT, UNMOUNT
+from host.drill.words import Probe
+
+OTHERS: Final = "NCG-[0-9a-z]{16}"
+"""What lies in folders that a group has no business in."""
+
+_LINK: Final = (
+    "for to in /workspace/group /workspace/inbox /tmp; do ln /workspace/inbox/letter $to/second-name"
+    ' && echo "linked it into $to"; rm -f $to/second-name; done'
+)
+
+
+def _trap(name: str, tries: str, leak: str = OTHERS) -> Probe:
+    return Probe(name, "P2", tries, leak, "agent", "careless")
+
+
+FILES: Final = (
+    Probe("hard-link", "P2", "give a file that may only be read a second name, where it can be written", "^linked",
+          "agent", "granted", command=_LINK),
+    Probe("remount", "P2", "make a read-only folder writable by mounting it again", "^mounted it again", "agent",
+          "power", command=REMOUNT),
+    Probe("unmount", "P2", "take a mount away, to see what lies beneath", "^took it away", "agent", "power",
+          command=UNMOUNT),
+    Probe("file-handle", "P2", "open a folder by its number, past every mount", "^opened", "agent", "power",
+          command=FILE_HANDLE),
+    _trap("host-reads-link", "have the host read a file of its own, through a link in the group's folder"),
+    _trap("host-reads-through-link", "the same, through a folder that is a link"),
+    _trap("host-reads-above", "the same, through a link that goes up"),
+    _trap("host-reads-race", "the same, through a folder that is swapped for a link all the time"),
+    _trap("host-reads-fifo", "have the host wait for ever, on a pipe with a file's name", "^hung"),
+    _trap("host-reads-huge", "have the host read a file larger than its memory", r"^read \d{8,} bytes"),
+    _trap("host-reads-two-names", "have the host read a file that is also another's", r"^read \d+ bytes"),
+    _trap("host-writes-link", "have the host write to a file of its own, through a link", "^overwrote"),
+    _trap("host-shows-name", "write on the person's terminal, by the name of a file", "\x1b"),
+)  # fmt: skip
