@@ -45,7 +45,7 @@ def judged(home: Home, config: Config, group: Group, groups: Iterable[Group]) ->
     if not wishes:  # nearly always: nothing is read then
         return Judged()
     allowlist = Allowlist.load(home.config / FILE)
-    closed = protected(home, config, groups, allowlist)
+    closed = protected(home, allowlist, all_wishes(config, groups))
     found: list[tuple[MountWish, Verdict]] = []
     for wish in wishes:
         taken = [other.name for other, verdict in found if verdict.allowed]
@@ -56,10 +56,14 @@ def judged(home: Home, config: Config, group: Group, groups: Iterable[Group]) ->
     return Judged(tuple(found))
 
 
-def protected(home: Home, config: Config, groups: Iterable[Group], allowlist: Allowlist) -> Protected:
-    """What no group can be given in this home, where agents can write to what `groups` were given to write."""
-    wishes = [(wish, group.is_main) for group in groups if _has_wishes(config, group)
-              for wish in config.group(group).mounts]  # fmt: skip
+def all_wishes(config: Config, groups: Iterable[Group]) -> list[tuple[MountWish, bool]]:
+    """What all groups were given, each with whether its group is main."""
+    some = [group for group in groups if _has_wishes(config, group)]
+    return [(wish, group.is_main) for group in some for wish in config.group(group).mounts]
+
+
+def protected(home: Home, allowlist: Allowlist, wishes: Iterable[tuple[MountWish, bool]]) -> Protected:
+    """What no group can be given in this home, where agents can write to what they were given to write."""
     return Protected.of(home.config, home.data, home.cache, writable(allowlist, wishes))
 
 

@@ -60,6 +60,8 @@ def _allow(document: dict[str, Any], before: Allowlist, path: str, rw: bool) -> 
             entry["allowReadWrite"] = rw
             done.append(f"{path} was on the list, and is now {access}")
         return done
+    if not same and first is not None and before.roots[first].rw == rw:
+        return done  # that entry permits just this
     # In front of the entry that would have decided: the first one that a folder lies in does.
     document[ROOTS] = [each for i, each in enumerate(document[ROOTS]) if i not in same]
     document[ROOTS].insert(len(document[ROOTS]) if first is None else first, {"path": path, "allowReadWrite": rw})

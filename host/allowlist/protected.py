@@ -52,9 +52,11 @@ class Protected:
             Place(str(data), "NanoClaw's own data"),
             Place(str(cache), "NanoClaw's own cache"),
         )
-        places = (*_system(), *_homes(environ), *own, *_program(environ), *_sockets(environ))
+        others = (*_system(), *_homes(environ), *_program(environ), *_sockets(environ))
         granted = (Place(path, "a folder that an agent can write") for path in dict.fromkeys(writable))
-        return cls(tuple(map(_placed, places)), tuple(map(_placed, granted)))
+        # A place that is not there closes nothing, but for our own, which may yet be made.
+        there = (place for place in map(_placed, others) if place.chain[0] is not None)
+        return cls((*map(_placed, own), *there), tuple(map(_placed, granted)))
 
     def refusal(self, path: str, *, rw: bool) -> str | None:
         """Why the folder `path`, absolute and free of links, is closed; None if it is not."""

@@ -60,7 +60,8 @@ def list_groups(desk: Desk, caller: Caller, target: str, params: dict[str, Any])
     return {
         "groups": [
             {"folder": g.folder, "name": g.name, "channel": g.channel, "chat": g.chat, "main": g.is_main}
-            | {"trigger": f"@{word}" if (word := desk.config.group(g).trigger) else None}
+            | {"trigger": f"@{holds.trigger}" if (holds := desk.config.group(g)).trigger else None}
+            | ({"mounts": [vars(wish) for wish in holds.mounts]} if holds.mounts else {})
             for g in groups
         ],
         "removed": desk.store.registry.removed(),
