@@ -98,9 +98,15 @@ def read(path: Path) -> str:
         if path.is_symlink():
             raise UserError("is a symbolic link: put the file itself there") from e
         raise UserError(f"cannot be read: {e.strerror}") from e
-    with open(fd, "rb") as file:  # noqa: PTH123 (it is a descriptor)
+    try:
         _check_status(path, os.fstat(fd))
-        raw = file.read(MAX_FILE + 1)
+        raw = b""
+        while len(raw) <= MAX_FILE and (piece := os.read(fd, MAX_FILE + 1)):
+            raw += piece
+    except OSError as e:
+        raise UserError(f"cannot be read: {e.strerror}") from e
+    finally:
+        os.close(fd)
     if len(raw) > MAX_FILE:
         raise UserError(f"is over {MAX_FILE // 1024} KiB")
     try:
