@@ -54,6 +54,12 @@ class Task:
     """Seconds since the epoch; None where nothing more is to come, or while paused."""
     queued_for: float | None = None
     """The time that a run which has begun to wait, and has not ended, was due at."""
+    zone: str = "UTC"
+    """The group's time zone, as `next_run` was computed."""
+    anchor: float = 0.0
+    """What an interval counts from, in seconds since the epoch."""
+    made_in: str = ""
+    """Id of the task whose run asked for it; empty: no task's."""
 
 
 @dataclass(frozen=True)

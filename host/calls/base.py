@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from host.config import Config, Home
 from host.errors import UserError
-from host.model import Enforcement, Group, Outgoing
+from host.model import Enforcement, Group, Outgoing, Task, TaskRun
 from host.store import Store
 
 MAX_STRING: Final = 4096
@@ -61,8 +61,13 @@ class Desk:
     stop_group: Callable[[str], None] = _nothing
     """End the group's turn and its waiting tasks now; its outcome is on disk when this returns."""
     tasks_changed: Callable[[], None] = _nothing
-    run_task: Callable[[str], None] = _nothing
+    run_task: Callable[[TaskRun], None] = _nothing
+    task_updated: Callable[[Task], None] = _nothing
+    """A run of it may be waiting: it is to be the run of this."""
     task_cancelled: Callable[[str], None] = _nothing
+    """By its id: no run of it waits any more."""
+    running: Callable[[str], TaskRun | None] = _nothing
+    """The run of a task that the turn at work in this group is; None for a turn that answers messages."""
     deliver: Callable[[Outgoing], None] = _nothing
     channels: frozenset[str] = frozenset({"console"})
 

@@ -19,18 +19,19 @@ import itertools
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from host import intake
 from host.migrations import migrate
-from host.model import Connection, Group, Message, Outgoing, Stored
+from host.model import Connection, Group, Message, Outgoing, Stored, TaskRun
 from host.store import upkeep
 from host.store.database import faults, open_database
 from host.store.groups import Registry
 from host.store.lock import Lock, lock
 from host.store.rows import MESSAGE, OUTGOING, Context, Line, as_stored, as_turn, outgoing_of
+from host.store.tasks import Tasks
 
 __all__ = ["Context", "Line", "Lock", "Store", "lock"]
 
@@ -51,6 +52,7 @@ class Store:
         self._path, self._clock = path, clock
         self._db = open_database(path, lambda db: migrate(db, path))
         self.registry = Registry(self._transaction, self._rows, clock)
+        self.tasks = Tasks(self._transaction, self._rows, clock)
 
     def close(self) -> None:
         self._db.close()
@@ -177,18 +179,27 @@ class Store:
 
     # --- turns ------------------------------------------------------------------------------------
 
-    def begin_turn(self, folder: str, turn: str) -> None:
+    def begin_turn(self, folder: str, turn: str, run: TaskRun | None = None) -> None:
         """Note that a turn runs, so that one that a crash interrupted can be seen. The claim is in memory:
-        this row keeps nobody from running the messages again."""
+        this row keeps nobody from running the messages again. `run`: the turn is this run of a task."""
         with self._transaction(durable=False) as db:
-            db.execute(
+            begun = db.execute(
                 "INSERT INTO turns (id, grp, from_seq, started_at)"
                 " SELECT ?, folder, seen_upto + 1, ? FROM groups WHERE folder = ? ON CONFLICT (id) DO NOTHING",
                 (turn, self._clock(), folder),
             )
+            if run is not None and begun.rowcount:
+                self.tasks.begin(db, run)
 
     def finish_turn(
-        self, folder: str, turn: str, upto: int, text: str, entries: Iterable[dict[str, Any]], usage: tuple[int, int]
+        self,
+        folder: str,
+        turn: str,
+        upto: int,
+        text: str,
+        entries: Collection[dict[str, Any]],
+        usage: tuple[int, int],
+        run: TaskRun | None = None,
     ) -> Outgoing | None:
         """S3, answered: the reply (none if `text` is empty), both cursors, the transcript and the turn's row.
 
@@ -198,30 +209,48 @@ class Store:
         with self._transaction() as db:
             if not self._ended(db, turn):
                 reply = self._queue(db, folder, turn, "reply", text, upto) if text else None
-                self._append(db, folder, turn, entries)
+                self._append(db, folder, turn, entries, run)
                 self._end(db, turn, "done", upto, reply, usage)
+                if run is not None:  # without an answer and without a word of the model, its check said no
+                    self.tasks.end(db, run, turn, "done" if text or entries else "nothing to do")
             return self._end_of(db, turn)
 
-    def fail_turn(self, folder: str, turn: str, upto: int, kind: str, text: str) -> Outgoing | None:
+    def fail_turn(
+        self,
+        folder: str,
+        turn: str,
+        upto: int,
+        kind: str,
+        text: str,
+        run: TaskRun | None = None,
+        usage: tuple[int, int] = (0, 0),
+    ) -> Outgoing | None:
         """S3, but without an answer: `text` tells the people why. No turn starts by itself for these messages
         again, or a failure would run in circles; and the agent has not seen them, so the next prompt has them."""
         with self._transaction() as db:
             if not self._ended(db, turn):
                 error = self._queue(db, folder, turn, "error", text, upto)
-                self._end(db, turn, f"failed:{kind}", upto, error)
+                self._end(db, turn, f"failed:{kind}", upto, error, usage)
+                if run is not None:
+                    self.tasks.end(db, run, turn, f"failed:{kind}")
             return self._end_of(db, turn)
 
-    def stop_turn(self, folder: str, turn: str, upto: int) -> None:
+    def stop_turn(
+        self, folder: str, turn: str, upto: int, run: TaskRun | None = None, usage: tuple[int, int] = (0, 0)
+    ) -> None:
         """S3, by a person's wish: nothing is said, and the agent will know that it was asked and stopped."""
         asked = self._context(folder, upto)
+        prompt = intake.render_task(run, run.task.zone) if run else intake.render(asked.messages, "UTC", asked.left_out)
         entries = [
-            {"role": "user", "content": intake.render(asked.messages, "UTC", asked.left_out)},
+            {"role": "user", "content": prompt},
             {"role": "assistant", "content": "(I was stopped before I had finished; some of it may be done.)"},
         ]
         with self._transaction() as db:
             if not self._ended(db, turn):
-                self._append(db, folder, turn, entries if asked.messages else [])
-                self._end(db, turn, "stopped", upto)
+                self._append(db, folder, turn, entries if asked.messages or run else [], run)
+                self._end(db, turn, "stopped", upto, None, usage)
+                if run is not None:
+                    self.tasks.end(db, run, turn, "stopped")
 
     def recover(self) -> int:
         """At start: turns that a crash left open are marked `interrupted`. How many there were."""
@@ -259,8 +288,10 @@ class Store:
         )
 
     @staticmethod
-    def _append(db: sqlite3.Connection, folder: str, turn: str, entries: Iterable[dict[str, Any]]) -> None:
-        for entry in entries:
+    def _append(
+        db: sqlite3.Connection, folder: str, turn: str, entries: Iterable[dict[str, Any]], run: TaskRun | None
+    ) -> None:
+        for entry in entries if run is None or run.task.context == "group" else ():
             content = json.dumps(entry.get("content"), ensure_ascii=False, separators=(",", ":"))
             db.execute(
                 "INSERT INTO transcript (grp, turn, role, content, bytes) VALUES (?, ?, ?, ?, ?)",

@@ -1,0 +1,168 @@
+"""When a task runs next: cron, interval or once, in its group's time zone. Pure: the time is always given.
+
+What the zone's clock does twice a year:
+
+- **cron at fixed times** (neither the minute nor the hour begins with `*`): a time that the spring gap leaves out
+  comes once, at the end of the gap; one that the autumn repeats comes once, the first time. Times that fall together
+  at the end of the gap are one.
+- **cron with a pace** (`*/15 * * * *`, `0 * * * *`): the pace goes on in real time. It matches what the clock shows,
+  so of an hour that is left out there is nothing, and an hour that is repeated counts twice.
+- **interval**: seconds that have passed. Clocks do not matter.
+- **once**: as cron at a fixed time, unless the text has an offset of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from host.errors import UserError
+from host.model import Task
+
+KINDS: Final = ("cron", "interval", "once")
+# A sandbox, a prompt and an answer take that long; and cron's own unit is the minute.
+MIN_INTERVAL: Final = 60
+MAX_INTERVAL: Final = 366 * 86_400
+MAX_YEARS: Final = 10
+"""How far away a `once` may be."""
+MAX_CRON: Final = 200
+"""Longest text of a cron schedule."""
+
+_ONCE: Final = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d)?)(Z|[+-]\d\d:\d\d)?", re.ASCII | re.IGNORECASE)
+_FIELDS: Final = {
+    "minute": "0 to 59",
+    "hour": "0 to 23",
+    "day-of-month": "1 to 31 and a day that these months have, or L for the last",
+    "month": "1 to 12, or JAN to DEC",
+    "day-of-week": "0 to 7 (0 and 7 are Sunday), or SUN to SAT",
+}
+_CRON_HINT: Final = (
+    "five fields: minute, hour, day of the month, month, day of the week; each is *, a number, a range 1-5, "
+    "a list 1,15 or a step */10. At 8:00 from Monday to Friday: 0 8 * * 1-5"
+)
+_ONCE_HINT: Final = "a date and a time in the group's time zone, such as 2026-12-24T18:00"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule that `parse` has checked, or that comes from a task that was stored."""
+
+    kind: str
+    text: str
+    zone: str
+    anchor: float
+    """Seconds since the epoch that an interval counts from."""
+
+
+def parse(kind: str, untrusted_text: str, zone: str, now: float) -> Schedule:
+    """The schedule, in its normal spelling, with a run after `now`. `UserError` says to a person what is wrong."""
+    if kind not in KINDS:
+        raise UserError(f"{kind[:40]!r} is no kind of schedule", f"it is one of: {', '.join(KINDS)}", status=2)
+    text = " ".join(untrusted_text.split())
+    if kind == "interval":
+        text = _checked_interval(text)
+    elif kind == "once":
+        _check_once(text, zone, now)
+    elif len(text) > MAX_CRON:
+        raise UserError(f"the cron schedule is longer than {MAX_CRON} characters", _CRON_HINT, status=2)
+    schedule = Schedule(kind, text, zone, float(int(now)))
+    if next_run(schedule, now) is None:
+        raise UserError(f"the schedule {text!r} never comes: there is no such day", _CRON_HINT, status=2)
+    return schedule
+
+
+def of(task: Task) -> Schedule:
+    """The schedule of a stored task."""
+    return Schedule(task.kind, task.schedule, task.zone, task.anchor)
+
+
+def next_run(schedule: Schedule, after: float) -> float | None:
+    """Its first time later than `after`; None: it has none any more."""
+    if schedule.kind == "interval":
+        every = int(schedule.text)
+        # Both are whole seconds, so that no rounding ever brings back a time that has been.
+        return schedule.anchor + ((after - schedule.anchor) // every + 1) * every
+    if schedule.kind == "once":
+        at = instant(schedule)
+        return at if at > after else None
+    return _next_cron(schedule.text, _zone(schedule.zone), after)
+
+
+def instant(schedule: Schedule) -> float:
+    """When a `once` is due, whether or not that is past."""
+    found = _ONCE.fullmatch(schedule.text)
+    assert found is not None, "parse let it through"
+    day, clock, offset = found.groups()
+    if offset:
+        return datetime.fromisoformat(f"{day}T{clock}{offset.upper()}").timestamp()
+    return _existing(datetime.fromisoformat(f"{day}T{clock}"), _zone(schedule.zone)).timestamp()
+
+
+def local(at: float, zone: str) -> str:
+    """A time as its group's clock shows it, with the offset: `2026-12-24T18:00+01:00`."""
+    return datetime.fromtimestamp(at, _zone(zone)).isoformat(timespec="minutes")
+
+
+def _zone(name: str) -> tzinfo:
+    return UTC if name == "UTC" else ZoneInfo(name)  # UTC also where no time zones are installed
+
+
+def _existing(naive: datetime, zone: tzinfo) -> datetime:
+    """This local time; the first of two, and the end of the gap for none."""
+    while True:
+        aware = naive.replace(tzinfo=zone)
+        # A wall clock never shows what does not survive the way to UTC and back.
+        if aware.astimezone(UTC).astimezone(zone).replace(tzinfo=None) == naive:
+            return aware
+        naive = naive.replace(second=0) + timedelta(minutes=1)
+
+
+def _checked_interval(text: str) -> str:
+    if not re.fullmatch(r"[0-9]{1,12}", text):
+        hint = f"a whole number of seconds, {MIN_INTERVAL} or more; every two hours: 7200"
+        raise UserError(f"the interval {text[:40]!r} is not a number of seconds", hint, status=2)
+    seconds = int(text)
+    if not MIN_INTERVAL <= seconds <= MAX_INTERVAL:
+        hint = f"choose {MIN_INTERVAL} to {MAX_INTERVAL} (a year)"
+        raise UserError(f"an interval of {seconds} seconds is too {'short' if seconds < MIN_INTERVAL else 'long'}",
+                        hint, status=2)  # fmt: skip
+    return str(seconds)
+
+
+def _check_once(text: str, zone: str, now: float) -> None:
+    if not _ONCE.fullmatch(text):
+        raise UserError(f"{text[:40]!r} is not a date and a time", _ONCE_HINT, status=2)
+    try:
+        at = instant(Schedule("once", text, zone, 0.0))
+    except (ValueError, OverflowError) as e:
+        raise UserError(f"{text!r} is no time: {e}", _ONCE_HINT, status=2) from None
+    if at <= now:
+        raise UserError(f"{text!r} has passed: it is {local(now, zone)} in {zone}", "choose a later time", status=2)
+    if at > now + MAX_YEARS * 366 * 86_400:
+        raise UserError(f"{text!r} is more than {MAX_YEARS} years away", "choose an earlier time", status=2)
+
+
+def _next_cron(text: str, zone: tzinfo, after: float) -> float | None:
+    # Here and not above: the commands that need no schedule run without the packages of the host.
+    from cronsim import CronSim, CronSimError
+
+    if len(text.split()) != len(_FIELDS):
+        raise UserError(f"the cron schedule {text[:60]!r} has {len(text.split())} fields", _CRON_HINT, status=2)
+    try:
+        times = CronSim(text, datetime.fromtimestamp(after, zone))
+        # In the hour that is repeated it looks at the clock's face alone, and may name a time that has been.
+        return next((at for at in (time.timestamp() for time in times) if at > after), None)
+    except CronSimError as e:
+        raise UserError(*_cron_reason(text, str(e)), status=2) from None
+
+
+def _cron_reason(text: str, said: str) -> tuple[str, str]:
+    field = said.removeprefix("Bad ").lower()
+    if field not in _FIELDS:
+        return f"the cron schedule {text!r} is not right", _CRON_HINT
+    name = field.replace("-of-", " of the ")
+    written = text.split()[list(_FIELDS).index(field)]
+    return f"the {name} in the cron schedule {text!r} is not right: {written!r}", f"{name}: {_FIELDS[field]}"
