@@ -147,8 +147,12 @@ def _check_once(text: str, zone: str, now: float) -> None:
 
 def _next_cron(text: str, zone: tzinfo, after: float) -> float | None:
     # Here and not above: the commands that need no schedule run without the packages of the host.
-    from cronsim import CronSim, CronSimError
-
+    try:
+        from cronsim import CronSim, CronSimError
+    except ImportError:
+        raise UserError(
+            "cronsim is not installed, which reads cron schedules", "start NanoClaw by scripts/run"
+        ) from None
     if len(text.split()) != len(_FIELDS):
         raise UserError(f"the cron schedule {text[:60]!r} has {len(text.split())} fields", _CRON_HINT, status=2)
     try:

@@ -10,10 +10,7 @@ ensure_dev() {
         mapfile -t packages < <(missing_packages python)
         install_packages "the tests need packages: ${packages[*]}" "${packages[@]}"
         ensure_venv
-        say "installing the locked packages for development"
-        "$ROOT/.venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --require-hashes \
-            --no-deps --requirement "$ROOT/requirements/dev.txt" >&2
-        cp "$ROOT/requirements/dev.txt" "$ready"
+        install_locked dev
     )
 }
 

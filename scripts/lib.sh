@@ -76,17 +76,32 @@ missing_packages() {
 has_engine() { has bwrap || { has docker && timeout 10 docker version >/dev/null 2>&1; }; }
 
 # `ready` names the interpreter that the environment was made with: a system upgrade may have taken it away.
-venv_ready() {
+interpreter_ready() {
     [ -x "$ROOT/.venv/bin/python" ] &&
         [ "$(readlink -f "$ROOT/.venv/bin/python")" = "$(cat "$ROOT/.venv/ready" 2>/dev/null)" ]
 }
 
+# `host` is the lock of the host's packages that were installed: another one may have come with an update.
+venv_ready() { interpreter_ready && cmp -s "$ROOT/requirements/host.txt" "$ROOT/.venv/host"; }
+
 ensure_venv() {
     venv_ready && return
-    require_python
-    say "making a Python environment in $ROOT/.venv"
-    python3 -m venv --clear "$ROOT/.venv" >&2
-    readlink -f "$ROOT/.venv/bin/python" >"$ROOT/.venv/ready"
+    if ! interpreter_ready; then
+        require_python
+        say "making a Python environment in $ROOT/.venv"
+        python3 -m venv --clear "$ROOT/.venv" >&2
+        readlink -f "$ROOT/.venv/bin/python" >"$ROOT/.venv/ready"
+    fi
+    install_locked host || die "the packages of requirements/host.txt could not be installed" \
+        "see pip's messages above: is there a network, or a package index that it knows?"
+}
+
+# install_locked NAME : what requirements/NAME.txt holds, wheel by wheel as its hashes say.
+install_locked() {
+    say "installing the locked packages of requirements/$1.txt"
+    "$ROOT/.venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --require-hashes \
+        --no-deps --requirement "$ROOT/requirements/$1.txt" >&2 || return
+    cp "$ROOT/requirements/$1.txt" "$ROOT/.venv/$1"
 }
 
 # Where the image is: the rule of the product itself.

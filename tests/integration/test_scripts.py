@@ -45,10 +45,19 @@ for word in "$@"; do
     esac
 done
 """
-# The real one, but its environments are made without pip: nothing here needs it, and it takes seconds.
+# The real one, but pip is a fake in the environments that it makes: the real one takes seconds, and a network.
 PYTHON = f"""#!/bin/sh
-[ "$1 $2" != "-m venv" ] || {{ shift 2; exec {sys.executable} -m venv --without-pip "$@"; }}
-exec {sys.executable} "$@"
+[ "$1 $2" = "-m venv" ] || exec {sys.executable} "$@"
+shift 2
+{sys.executable} -m venv --without-pip "$@" || exit
+for place; do :; done
+for site in "$place"/lib/python3*/site-packages; do cp "$FAKES/pip.py" "$site"; done
+"""
+PIP = """
+import os, sys
+with open(os.path.join(os.environ["FAKES"], "pip.log"), "a") as log:
+    log.write(" ".join(sys.argv[1:]) + "\\n")
+sys.exit(os.path.exists(os.path.join(os.environ["FAKES"], "no-network")))
 """
 SUDO = '#!/bin/bash\necho "sudo $*" >>"$LOG"\nexec "$@"\n'
 
@@ -68,6 +77,7 @@ class Tree:
         (self.root / "nanoclaw.py").write_text(NANOCLAW)
         (self.root / "build" / "image" / "build.py").write_text(BUILDER)
         (self.root / "requirements" / "image.txt").write_text("")
+        (self.root / "requirements" / "host.txt").write_text("a==1\n")
         (self.root / "runner" / "main.py").write_text("")
         self.fakes.mkdir()
         self.log.touch()
@@ -76,6 +86,7 @@ class Tree:
             assert found, f"{name} is needed to test the scripts"
             (self.fakes / name).symlink_to(found)
         self.program("python3", PYTHON)
+        (self.fakes / "pip.py").write_text(PIP)
         self.program("apt-get", APT)
         self.be(0)
 
@@ -168,6 +179,30 @@ def test_a_changed_runner_is_built_again(tree: Tree) -> None:
     (tree.root / "runner" / "__pycache__").mkdir()
     (tree.root / "runner" / "__pycache__" / "more.pyc").write_text("x")
     assert tree.run().stderr == ""
+
+
+def test_the_host_s_packages_are_installed_by_their_hashes_and_again_when_the_lock_changes(tree: Tree) -> None:
+    tree.run()
+    lock, log = tree.root / "requirements" / "host.txt", tree.fakes / "pip.log"
+    (asked,) = log.read_text().splitlines()
+    assert asked.startswith("install ")
+    assert "--require-hashes" in asked
+    assert asked.endswith(f"--requirement {lock}")
+    lock.write_text("a==2\n")
+    done = tree.run()
+    assert done.returncode == 0
+    assert "making a Python environment" not in done.stderr
+    assert len(log.read_text().splitlines()) == 2
+    assert tree.run().stderr == ""
+
+
+def test_without_a_network_it_says_what_could_not_be_installed(tree: Tree) -> None:
+    (tree.fakes / "no-network").touch()
+    done = tree.run()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "error: the packages of requirements/host.txt could not be installed" in done.stderr
+    (tree.fakes / "no-network").unlink()
+    assert tree.run().returncode == 0
 
 
 @pytest.mark.parametrize("arguments", [("--home", "HOME"), ("--home=HOME",)])
