@@ -79,7 +79,7 @@ def _deny(document: dict[str, Any], before: Allowlist, path: str) -> list[str]:
     over = next((root for root in left if root.real and (real == root.real or is_beneath(real, root.real))), None)
     if over is not None and not blocked_by(real, before.blocked):
         # A folder in one that stays allowed: only a pattern can take it out of there.
-        document[PATTERNS] = [*document[PATTERNS], _own_patterns(path)[0]]
+        document[PATTERNS] = [*document[PATTERNS], _pattern_for(real)]
         done.append(f"put it on {PATTERNS}, because it lies in {over.path}, which stays allowed")
     within = [root.path for root in left if root.real and is_beneath(root.real, real)]
     if within and done:
@@ -87,9 +87,28 @@ def _deny(document: dict[str, Any], before: Allowlist, path: str) -> list[str]:
     return done
 
 
-def _own_patterns(path: str) -> list[str]:
-    """How `deny` writes a folder as a pattern."""
-    return list(dict.fromkeys([glob.escape(leads_to(path)), glob.escape(path)]))
+def _pattern_for(real: str) -> str:
+    """How `deny` writes a folder: as it is called, but if others lie beside it whose names begin so, in the form of
+    a glob, which they do not match."""
+    parent, _, name = real.rpartition("/")
+    try:
+        beside = [other.name.casefold() for other in Path(parent or "/").iterdir() if other.name != name]
+    except OSError:
+        beside = []
+    return (_exact if any(other.startswith(name.casefold()) for other in beside) else glob.escape)(real)
+
+
+def _exact(path: str) -> str:
+    parent, _, name = path.rpartition("/")
+    at = next((i for i, c in enumerate(name) if c.isalnum()), None)
+    if at is None or glob.escape(path) != path:  # the latter is a glob already
+        return glob.escape(path)
+    return f"{parent}/{name[:at]}[{name[at]}]{name[at + 1 :]}"
+
+
+def _own_patterns(path: str) -> set[str]:
+    """All ways in which `deny` may have written a folder."""
+    return {form(each) for form in (glob.escape, _exact) for each in (path, leads_to(path))}
 
 
 def _same_folder(root: Root, path: str) -> bool:
