@@ -15,7 +15,6 @@ and that is run again may say it again. Its reply comes once.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import sqlite3
 import time
@@ -26,23 +25,16 @@ from typing import Any, Final
 from host import intake
 from host.migrations import migrate
 from host.model import Connection, Group, Message, Outgoing, Stored, TaskRun
-from host.store import upkeep
+from host.store import lookback, upkeep
 from host.store.database import faults, open_database
 from host.store.groups import Registry
 from host.store.lock import Lock, lock
-from host.store.rows import MESSAGE, OUTGOING, Context, Line, as_stored, as_turn, outgoing_of
+from host.store.rows import MESSAGE, OF_GROUP, OUTGOING, Context, Line, as_stored, outgoing_of
 from host.store.tasks import Tasks
 
 __all__ = ["Context", "Line", "Lock", "Store", "lock"]
 
-# What one prompt may hold; the newest messages win, and the agent is told how many it was not shown.
-CONTEXT_MESSAGES: Final = 200
-CONTEXT_BYTES: Final = 256 * 1024
-RECENT_BYTES: Final = 1024 * 1024
-"""Most text of the conversation that a terminal is shown when it opens."""
 PAGE: Final = 32
-
-_OF_GROUP: Final = "FROM groups g JOIN messages m ON m.channel = g.channel AND m.chat = g.chat WHERE g.folder = ?1"
 
 
 class Store:
@@ -143,7 +135,7 @@ class Store:
         after = -1
         while True:
             page = self._rows(
-                f"SELECT {MESSAGE} {_OF_GROUP} AND m.seq > max(g.answered_upto, ?) ORDER BY m.seq LIMIT {PAGE}",
+                f"SELECT {MESSAGE} {OF_GROUP} AND m.seq > max(g.answered_upto, ?) ORDER BY m.seq LIMIT {PAGE}",
                 folder,
                 after,
             )
@@ -154,28 +146,8 @@ class Store:
 
     def context(self, folder: str) -> Context:
         """What the next prompt is made of: all that the agent has not seen, also of turns that failed."""
-        return self._context(folder, upto=None)
-
-    def _context(self, folder: str, upto: int | None) -> Context:
-        unseen = f"{_OF_GROUP} AND m.seq > g.seen_upto AND (?2 IS NULL OR m.seq <= ?2)"
-        chosen: list[Stored] = []
-        size = 0
-        with (
-            faults(self._path),
-            contextlib.closing(
-                self._db.execute(
-                    f"SELECT {MESSAGE} {unseen} ORDER BY m.seq DESC LIMIT {CONTEXT_MESSAGES}", (folder, upto)
-                )
-            ) as newest_first,
-        ):
-            for row in newest_first:
-                found = as_stored(row)
-                size += len(found.message.text.encode())
-                if chosen and size > CONTEXT_BYTES:
-                    break
-                chosen.append(found)
-        count: int = self._rows(f"SELECT count(*) {unseen}", folder, upto)[0][0]
-        return Context(chosen[::-1], count - len(chosen))
+        with faults(self._path):
+            return lookback.context(self._db, folder)
 
     # --- turns ------------------------------------------------------------------------------------
 
@@ -239,7 +211,8 @@ class Store:
         self, folder: str, turn: str, upto: int, run: TaskRun | None = None, usage: tuple[int, int] = (0, 0)
     ) -> None:
         """S3, by a person's wish: nothing is said, and the agent will know that it was asked and stopped."""
-        asked = self._context(folder, upto)
+        with faults(self._path):
+            asked = lookback.context(self._db, folder, upto)
         prompt = intake.render_task(run, run.task.zone) if run else intake.render(asked.messages, "UTC", asked.left_out)
         entries = [
             {"role": "user", "content": prompt},
@@ -341,32 +314,13 @@ class Store:
 
     def history(self, folder: str, budget: int) -> list[dict[str, Any]]:
         """The newest whole turns of the transcript that fit into `budget` bytes, oldest entry first."""
-        with (
-            faults(self._path),
-            contextlib.closing(
-                self._db.execute(
-                    "SELECT turn, role, content, bytes FROM transcript WHERE grp = ? ORDER BY id DESC", (folder,)
-                )
-            ) as newest_first,
-        ):
-            turns = itertools.groupby(newest_first, key=lambda row: row[0])
-            return intake.fit_history((as_turn(rows) for _, rows in turns), budget)
+        with faults(self._path):
+            return lookback.history(self._db, folder, budget)
 
     def recent_lines(self, folder: str, count: int) -> list[Line]:
         """The last lines of the conversation, oldest first, as a terminal shows them."""
-        rows = self._rows(
-            "SELECT * FROM (SELECT m.arrived_at, m.sender_name, 'message', m.text"
-            f" {_OF_GROUP} ORDER BY m.seq DESC LIMIT ?2)"
-            " UNION ALL SELECT * FROM (SELECT created_at, '', kind, text"
-            " FROM outbox WHERE grp = ?1 ORDER BY id DESC LIMIT ?2)",
-            folder,
-            count,
-        )
-        lines = (Line(*row) for row in rows)
-        newest_first = sorted(lines, key=lambda line: (line.at, line.kind != "message"), reverse=True)
-        sizes = itertools.accumulate(len(line.text.encode()) for line in newest_first)
-        fitting = [line for line, size in zip(newest_first, sizes, strict=True) if size <= RECENT_BYTES]
-        return fitting[:count][::-1]
+        with faults(self._path):
+            return lookback.recent_lines(self._db, folder, count)
 
     def add_connection(self, connection: Connection) -> None:
         with self._transaction(durable=False) as db:

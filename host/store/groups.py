@@ -104,6 +104,7 @@ class Registry:
                 " chat = folder, is_main = 0 WHERE folder = ? AND removed_at IS NULL",
                 (self._clock(), REMOVED, folder),
             )
+            db.execute("DELETE FROM tasks WHERE grp = ?", (folder,))
 
     def forget(self, folder: str) -> None:
         """Delete all that is stored of a group that was removed. The audit of its connections stays."""
@@ -114,6 +115,6 @@ class Registry:
                 " WHERE (n.channel, n.chat) = (g.former_channel, g.former_chat)))",
                 (folder,),
             )
-            for table in ("transcript", "outbox", "turns"):
+            for table in ("transcript", "outbox", "turns", "task_runs"):
                 db.execute(f"DELETE FROM {table} WHERE grp = ?", (folder,))
             db.execute("DELETE FROM groups WHERE folder = ? AND removed_at IS NOT NULL", (folder,))

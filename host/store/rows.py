@@ -13,6 +13,7 @@ from host.model import Group, Message, Outgoing, Stored
 # The columns that the functions below expect, in their order.
 GROUP: Final = "folder, channel, chat, name, is_main, needs_trigger, settings"
 MESSAGE: Final = "m.seq, m.channel, m.id, m.chat, m.sender, m.sender_name, m.text, m.sent_at"
+OF_GROUP: Final = "FROM groups g JOIN messages m ON m.channel = g.channel AND m.chat = g.chat WHERE g.folder = ?1"
 OUTGOING: Final = "id, grp, channel, chat, text, turn, kind, upto"
 
 

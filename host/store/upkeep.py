@@ -16,7 +16,7 @@ KEEP_CHATS: Final = 10_000
 
 
 def prune(db: sqlite3.Connection, now: float) -> None:
-    for table, when in (("connections", "started_at"), ("events", "at")):
+    for table, when in (("connections", "started_at"), ("events", "at"), ("task_runs", "started_at")):
         db.execute(
             f"DELETE FROM {table} WHERE {when} < ? OR id <= (SELECT max(id) FROM {table}) - ?",
             (now - KEEP_AUDIT_DAYS * DAY, KEEP_AUDIT_ROWS),

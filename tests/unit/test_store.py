@@ -18,7 +18,7 @@ import pytest
 from host import store as storage
 from host.errors import UserError
 from host.model import Connection, Group, Message, Outgoing, Stored
-from host.store import Store, upkeep
+from host.store import Store, lookback, upkeep
 
 MAIN = Group("main", "console", "main", "main", is_main=True)
 FAMILY = Group("family", "console", "fam", "Family", needs_trigger=True)
@@ -183,18 +183,18 @@ def test_who_has_waited_longest_comes_first(store: Store) -> None:
 
 
 def test_the_context_has_the_newest_messages_and_says_how_many_it_left_out(store: Store) -> None:
-    for number in range(storage.CONTEXT_MESSAGES + 3):
+    for number in range(lookback.CONTEXT_MESSAGES + 3):
         add(store, number, str(number))
     context = store.context("main")
     assert context.left_out == 3
-    assert texts(context.messages) == [str(n) for n in range(3, storage.CONTEXT_MESSAGES + 3)]
+    assert texts(context.messages) == [str(n) for n in range(3, lookback.CONTEXT_MESSAGES + 3)]
 
 
 def test_the_context_is_bounded_in_bytes_and_always_has_the_newest(store: Store) -> None:
     add(store, 1, "old")
-    add(store, 2, "é" * (storage.CONTEXT_BYTES // 2 + 10))
+    add(store, 2, "é" * (lookback.CONTEXT_BYTES // 2 + 10))
     context = store.context("main")
-    assert [len(text) for text in texts(context.messages)] == [storage.CONTEXT_BYTES // 2 + 10]
+    assert [len(text) for text in texts(context.messages)] == [lookback.CONTEXT_BYTES // 2 + 10]
     assert context.left_out == 1
     add(store, 3, "new")
     assert texts(store.context("main").messages) == ["new"]
