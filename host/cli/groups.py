@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from pathlib import Path
 from typing import Any, Final
 
 from host.cli import tables
@@ -80,7 +78,7 @@ def described(group: dict[str, Any]) -> dict[str, str]:
 
 
 def mounted(wish: dict[str, Any]) -> str:
-    return f"{wish['path']} as {wish['name']}, {'to write' if wish['rw'] else 'to read'}"
+    return f"{wish['path']} as {wish['name']}, {'to read and to write' if wish['rw'] else 'to read'}"
 
 
 def change(args: argparse.Namespace) -> int:
@@ -106,17 +104,21 @@ def remove(args: argparse.Namespace) -> int:
 
 
 def mount(args: argparse.Namespace) -> int:
-    # Absolute, since the host may stand elsewhere; links in it are for the host to judge, and not followed here.
-    path = os.path.abspath(Path(args.path).expanduser())  # noqa: PTH100 (Path.resolve would follow them)
-    name = Path(path).name if args.name_inside is None else args.name_inside
-    found = request(args, "grant_mount", {"group": args.name, "path": path, "rw": args.rw, "name": name})
-    how = "to read and write" if args.rw else "to read"
-    return emit(args.json, found, f"{args.name} is given {path} as /workspace/extra/{name}, {how}")
+    from host.cli.mounts import absolute
+
+    wish = {"group": args.name, "path": absolute(args.path), "rw": args.rw}
+    wish |= {} if args.name_inside is None else {"name": args.name_inside}
+    found = request(args, "grant_mount", wish)
+    how = "to read" if found["readonly"] else "to read and to write"
+    text = f"{found['group']} sees {found['real_path']} as {found['inside']} from its next sandbox on, {how}"
+    if args.rw and found["readonly"]:
+        text += "\nthe allowlist lets it read only: see nanoclaw mounts"
+    return emit(args.json, found, text)
 
 
 def unmount(args: argparse.Namespace) -> int:
     found = request(args, "revoke_mount", {"group": args.name, "name": args.name_inside})
-    return emit(args.json, found, f"{args.name} is no longer given /workspace/extra/{args.name_inside}")
+    return emit(args.json, found, f"{found['group']} no longer sees /workspace/extra/{args.name_inside}")
 
 
 ACTIONS: Final = {

@@ -28,13 +28,10 @@ def tasks(args: argparse.Namespace) -> int:
 
 def list_tasks(args: argparse.Namespace) -> int:
     found = request(args, "list_tasks", {} if args.group is None else {"group": args.group})
-    rows = [
-        [t["id"], t["group"], t["state"], tables.clock(t["next_run"]), when(t), t["prompt"]] for t in found["tasks"]
-    ]
+    rows = [[t["id"], t["group"], t["state"], comes(t), when(t), t["prompt"]] for t in found["tasks"]]
     heads = ("ID", "GROUP", "STATE", "NEXT", "WHEN", "PROMPT")
-    return emit(
-        args.json, found, tables.table(heads, rows, "no tasks; `nanoclaw tasks add --help` tells how to make one")
-    )
+    none = "no tasks; `nanoclaw tasks add --help` tells how to make one"
+    return emit(args.json, found, tables.table(heads, rows, none))
 
 
 def when(task: dict[str, Any]) -> str:
@@ -42,6 +39,18 @@ def when(task: dict[str, Any]) -> str:
     if task["kind"] == "interval":
         return f"every {duration(float(task['schedule']))}"
     return f"at {task['schedule']}" if task["kind"] == "once" else str(task["schedule"])
+
+
+def comes(task: dict[str, Any]) -> str:
+    """When it runs next, by its group's clock."""
+    if task["queued"]:
+        return "now"
+    return str(task["next"]).replace("T", " ") if task["next"] else "-"
+
+
+def planned(task: dict[str, Any]) -> str:
+    """A task that was made or changed, in a sentence."""
+    return f"task {task['id']} of {task['group']}: {task['state']}, next: {comes(task)}"
 
 
 def add(args: argparse.Namespace) -> int:
@@ -55,8 +64,7 @@ def add(args: argparse.Namespace) -> int:
         "check": args.check or "",
     }
     found = request(args, "schedule_task", wish)
-    task = found["task"]
-    return emit(args.json, found, f"task {task['id']} of {task['group']}: next on {tables.clock(task['next_run'])}")
+    return emit(args.json, found, planned(found["task"]))
 
 
 def scheduled(given: dict[str, str]) -> tuple[str, str]:
@@ -85,14 +93,14 @@ def described(task: dict[str, Any]) -> dict[str, str]:
         "group": task["group"],
         "state": task["state"],
         "when": when(task),
-        "next": tables.clock(task["next_run"]),
+        "next": comes(task),
+        "timezone": task["timezone"],
         "context": task["context"],
         "check": task["check"] or "none",
         "made by": task["created_by"] or "you",
         "prompt": task["prompt"],
     }
-    runs = task.get("runs", [])
-    return said | {"runs": "\n".join(ran(run) for run in runs) or "none yet"}
+    return said | {"runs": "\n".join(ran(run) for run in task["runs"]) or "none yet"}
 
 
 def ran(run: dict[str, Any]) -> str:
@@ -111,12 +119,12 @@ def change(args: argparse.Namespace) -> int:
     if times := {key: value for key, value in given.items() if key in KINDS}:
         wish["kind"], wish["schedule"] = scheduled(times)
     found = request(args, "update_task", {"id": args.id, **wish})
-    return emit(args.json, found, f"task {args.id}: next on {tables.clock(found['task']['next_run'])}")
+    return emit(args.json, found, planned(found["task"]))
 
 
 def resume(args: argparse.Namespace) -> int:
     found = request(args, "resume_task", {"id": args.id})
-    return emit(args.json, found, f"task {args.id}: next on {tables.clock(found['task']['next_run'])}")
+    return emit(args.json, found, planned(found["task"]))
 
 
 def pause(args: argparse.Namespace) -> int:

@@ -51,10 +51,14 @@ TASK: dict[str, Any] = {
     "check": "",
     "state": "active",
     "created_by": "",
-    "created_at": 0.0,
+    "timezone": "Europe/Berlin",
     "next_run": 86_400.0,
+    "next": "1970-01-02T01:00+01:00",
+    "queued": False,
     "runs": [],
 }
+
+GIVEN = {"group": "family", "real_path": "/srv/photos", "inside": "/workspace/extra/photos", "readonly": True}
 
 
 class FakeHost:
@@ -188,24 +192,24 @@ CALLS: list[tuple[str, str, dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
     (
         "groups mount family /srv/../srv/photos",
         "grant_mount",
-        {"group": "family", "path": "/srv/photos", "rw": False, "name": "photos"},
-        {},
-        ("/workspace/extra/photos", "to read"),
+        {"group": "family", "path": "/srv/photos", "rw": False},
+        GIVEN,
+        ("sees /srv/photos as /workspace/extra/photos", "to read\n"),
     ),
     (
         "groups mount family /srv/p --rw --as x",
         "grant_mount",
         {"group": "family", "path": "/srv/p", "rw": True, "name": "x"},
-        {},
-        ("/workspace/extra/x", "to read and write"),
+        GIVEN,
+        ("lets it read only",),
     ),
-    ("groups unmount family x", "revoke_mount", {"group": "family", "name": "x"}, {}, ("no longer",)),
+    ("groups unmount family x", "revoke_mount", {"group": "family", "name": "x"}, GIVEN, ("no longer",)),
     (
         "tasks",
         "list_tasks",
         {},
         {"tasks": [TASK]},
-        ("t1\tfamily\tactive\tFri 1970-01-02 00:00\tevery 1h 30m\tSay good morning.\n",),
+        ("t1\tfamily\tactive\t1970-01-02 01:00+01:00\tevery 1h 30m\tSay good morning.\n",),
     ),
     ("tasks --group family", "list_tasks", {"group": "family"}, {"tasks": []}, ()),
     ("tasks list --group family", "list_tasks", {"group": "family"}, {"tasks": []}, ()),
@@ -217,7 +221,7 @@ CALLS: list[tuple[str, str, dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
             "check": "true",
         },
         {"task": TASK},
-        ("task t1 of family: next on Fri 1970-01-02 00:00",),
+        ("task t1 of family: active, next: 1970-01-02 01:00+01:00",),
     ),
     (
         "tasks add --group family --at 2026-12-24T18:00 hello",
@@ -235,10 +239,10 @@ CALLS: list[tuple[str, str, dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
         "update_task",
         {"id": "t1", "kind": "interval", "schedule": "7200", "prompt": "7", "check": "", "context": "isolated"},
         {"task": TASK},
-        ("next on Fri 1970-01-02 00:00",),
+        ("next: 1970-01-02 01:00+01:00",),
     ),
     ("tasks pause t1", "pause_task", {"id": "t1"}, {}, ("rests",)),
-    ("tasks resume t1", "resume_task", {"id": "t1"}, {"task": TASK}, ("next on",)),
+    ("tasks resume t1", "resume_task", {"id": "t1"}, {"task": TASK}, ("next: ",)),
     ("tasks cancel t1", "cancel_task", {"id": "t1"}, {}, ("cancelled",)),
     ("tasks run t1", "run_task_now", {"id": "t1"}, {}, ("waiting to run",)),
 ]  # fmt: skip
