@@ -6,36 +6,36 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from host import credentials, intake, store
-from host.attempt import Access, Attempt, House
+from host import calls, credentials, intake, store
+from host.attempt import Attempt
 from host.channels import Channel
 from host.channels.console import Console
-from host.config import Config, Home
-from host.control import Ack, Client, Control, Request, Send, Status, StopTurn, Watch
+from host.config import Config, GroupSettings, Home
+from host.config import groups as of_groups
+from host.control import Client, Control, Request
 from host.engines.base import Engine
 from host.errors import UserError
-from host.house import MAIN, OWNER, registered
+from host.house import MAIN, OWNER, Access, House, registered
 from host.log import Log
 from host.loop import Loop
-from host.model import Endpoint, Enforcement, Group, Image, Message, Outgoing
+from host.model import Endpoint, Enforcement, Group, Image, Message, Outgoing, Task, TaskRun
 from host.mounts import Judged, judged
 from host.pool import Folders, Pool
 from host.rehearsal.child import Rehearsal
 from host.resolver import Resolver
+from host.tasks import Scheduler
+from host.terminals import Terminals
 from host.turns import Command, Feed, Start, Turns
 
 __all__ = ["MAIN", "OWNER", "App", "Parts", "install_id", "read_authorities", "registered"]
 
 NOWHERE: Final = Endpoint("", "", 0, tls=False)
-HISTORY_LINES_MAX: Final = 200
 PRUNE_SECONDS: Final = 86_400.0
-UNREAD_MAX: Final = 100
-"""Unread replies that a terminal is given when it opens; the rest wait for the next one."""
 CLOSE_SECONDS: Final = 5.0
 """How long the sandboxes have to go away when the host stops; their stdin is closed, so they do anyway."""
 
@@ -66,15 +66,20 @@ class App:
         self._groups = {group.folder: group for group in registered(self._store)}
         self._turns = Turns(parts.config.max_sandboxes)
         self._attempts: dict[str, Attempt] = {}
+        self._runs: dict[str, TaskRun] = {}
+        """Runs that wait for their turn, by task."""
         self._rehearsal: Rehearsal | None = None
         self._rehearsal_endpoint = NOWHERE
         folders = Folders.of(home.data, parts.project)
         self._pool = Pool(
             loop, parts.engine, parts.image, parts.config, folders, install_id(home.data), self._judged_mounts, log
         )
+        self._terminals = Terminals(self, self._store, parts.config)
         self.control = Control(loop, self._on_request)
         console = Console(self.control)
         self._channels: dict[str, Channel] = {console.name: console}
+        self._scheduler = Scheduler(loop, self._store, self._zone_of, self._task_due, log)
+        self._desk = self._make_desk()
         self._house = House(
             loop=loop,
             store=self._store,
@@ -84,7 +89,28 @@ class App:
             log=log,
             tell=self.control.broadcast,
             access=self._access,
-            deliver=self._deliver,
+            deliver=self.deliver,
+            settings=self._settings,
+            asked=self._asked,
+        )
+
+    def _make_desk(self) -> calls.Desk:
+        return calls.Desk(
+            store=self._store,
+            config=self._parts.config,
+            home=self._parts.home,
+            now=time.time,
+            enforcement=self._parts.enforcement,
+            project=str(self._parts.project),
+            group_changed=self._group_changed,
+            stop_group=self._stop_group,
+            tasks_changed=self._scheduler.changed,
+            run_task=self._run_task,
+            task_updated=self._task_updated,
+            task_cancelled=self._task_cancelled,
+            running=self._running,
+            deliver=self.deliver,
+            channels=frozenset(self._channels),
         )
 
     def open(self, *, listen: bool) -> None:
@@ -96,7 +122,8 @@ class App:
         if listen:
             self.control.listen(self._parts.home.data / "host.sock")
         for folder in self._store.groups_with_pending():
-            self._message_arrived(folder)
+            self._take_up(self._groups[folder])
+        self._scheduler.start()
 
     def _prune(self) -> None:
         """At the start, and daily in a host that runs for long."""
@@ -120,6 +147,7 @@ class App:
                 self._lock.close()
                 then()
 
+        self._scheduler.stop()
         for attempt in self._attempts.values():
             attempt.abandon()
         self.control.close()
@@ -133,42 +161,58 @@ class App:
 
     # --- messages in: steps 3 and 4 of a message's journey ----------------------------------------
 
-    def receive(self, message: Message) -> int:
-        """S1: on disk when this returns. The message's seq; a repeat has the seq of the first."""
+    def receive(self, message: Message) -> tuple[int, bool]:
+        """S1: on disk when this returns. The message's seq (a repeat has the first one's), and whether the agent
+        is called for it."""
         stored = self._store.add_message(message)
         group = self._store.group_of(message.channel, message.chat)
         if stored is None:
-            return self._store.seq_of(message.channel, message.id)
-        if group is not None:
-            self._message_arrived(group.folder)
-        return stored.seq
+            return self._store.seq_of(message.channel, message.id), group is not None
+        return stored.seq, group is not None and self._take_up(group)
 
-    def _message_arrived(self, folder: str) -> None:
-        group = self._groups[folder]
+    def _take_up(self, group: Group) -> bool:
+        """A turn for what is pending, if any of it calls the agent. Else it is only context for the next one
+        that does, and is not looked at again."""
         if self._wanted(group):
-            self._carry_out(self._turns.message_arrived(folder))
+            self._carry_out(self._turns.message_arrived(group.folder))
+            return True
+        self._store.pass_over(group.folder)
+        return False
 
     def _wanted(self, group: Group) -> bool:
-        settings = self._parts.config.group(group)
+        try:
+            settings = self._parts.config.group(group)
+        except UserError:
+            return True  # its turn meets it again, and says what is wrong with the group's settings
         return intake.wants_agent(settings.trigger, settings.senders, self._store.pending(group.folder))
 
     def _carry_out(self, commands: list[Command]) -> None:
         for command in commands:
             match command:
-                case Start(folder):
-                    attempt = self._attempts[folder] = Attempt(self._house, self._groups[folder], self._turn_ended)
-                    # From the loop, not from here: an attempt that fails at once ends its turn, and must not
-                    # do so inside the call that started it.
-                    self._loop.call_soon(attempt.start)
+                case Start(folder, task):
+                    self._start(folder, self._runs.pop(task) if task else None)
                 case Feed(folder):
                     self._attempts[folder].feed()
 
-    def _turn_ended(self, group: Group) -> None:
-        del self._attempts[group.folder]
-        self._carry_out(self._turns.turn_ended(group.folder, self._wanted(group)))
-        self._keep_warm(group)
+    def _start(self, folder: str, run: TaskRun | None) -> None:
+        attempt = self._attempts[folder] = Attempt(self._house, self._groups[folder], self._turn_ended, run)
+        # From the loop, not from here: an attempt that fails at once ends its turn, and must not do so inside the
+        # call that started it.
+        self._loop.call_soon(attempt.start)
 
-    def _keep_warm(self, group: Group) -> None:
+    def _turn_ended(self, group: Group) -> None:
+        attempt = self._attempts.pop(group.folder)
+        if attempt.run is not None:
+            self._scheduler.changed()
+        kept = self._groups.get(group.folder)
+        more = kept is not None and self._wanted(kept)
+        if kept is not None and not more:
+            self._store.pass_over(group.folder)
+        self._carry_out(self._turns.turn_ended(group.folder, more))
+        if kept is not None:
+            self.keep_warm(kept)
+
+    def keep_warm(self, group: Group) -> None:
         if group.folder in self._attempts:
             return
         try:
@@ -179,9 +223,74 @@ class App:
     def _judged_mounts(self, group: Group) -> Judged:
         return judged(self._parts.home, self._parts.config, group, self._groups.values())
 
+    # --- tasks ------------------------------------------------------------------------------------
+
+    def _task_due(self, run: TaskRun) -> None:
+        self._runs[run.task.id] = run
+        self._carry_out(self._turns.task_due(run.task.group, run.task.id))
+
+    def _run_task(self, run: TaskRun) -> None:
+        """Now, because someone asked: from the loop, since who asked may be a turn that is at work."""
+        self._loop.call_soon(lambda: self._task_due(run))
+
+    def _task_updated(self, task: Task) -> None:
+        if task.id in self._runs:
+            self._runs[task.id] = replace(self._runs[task.id], task=task)
+
+    def _running(self, folder: str) -> TaskRun | None:
+        attempt = self._attempts.get(folder)
+        return attempt.run if attempt is not None else None
+
+    def _task_cancelled(self, task: str) -> None:
+        self._turns.cancel_task(task)
+        self._runs.pop(task, None)
+
+    def _zone_of(self, folder: str) -> str:
+        return self._parts.config.group(self._groups[folder]).timezone
+
+    # --- requests, of agents and of the person ------------------------------------------------------
+
+    def call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """For the person at the terminal."""
+        return calls.carry_out(self._desk, calls.Caller(None), method, params)
+
+    def _asked(self, group: Group, untrusted_method: str, untrusted_params: Mapping[str, Any]) -> dict[str, Any]:
+        # As the group is today: one that was removed while its turn ran asks for nothing more.
+        caller = self._store.group(group.folder)
+        if caller is None:
+            raise calls.Denied("this group was removed")
+        return calls.carry_out(self._desk, calls.Caller(caller), untrusted_method, untrusted_params)
+
+    def _settings(self, group: Group) -> GroupSettings:
+        config = self._parts.config
+        missing = self._parts.enforcement.missing
+        if reason := of_groups.unenforced(config.chosen(group), missing, config.accept_not_enforced):
+            raise UserError(reason, "accept it in config.toml by its name (accept_not_enforced), or unset it")
+        return config.group(group)
+
+    def _group_changed(self, folder: str) -> None:
+        group = self._store.group(folder)
+        if group is None:
+            self._groups.pop(folder, None)
+            self._pool.drop(folder)
+        else:
+            self._groups[group.folder] = group
+        self._scheduler.changed()
+
+    def _stop_group(self, folder: str) -> None:
+        """It is about to be removed: nothing of it runs or waits any more when this returns."""
+        for task in [task for task, run in self._runs.items() if run.task.group == folder]:
+            self._task_cancelled(task)
+        self._turns.forget(folder)
+        attempt = self._attempts.get(folder)
+        if attempt is not None:
+            attempt.stop("the group is being removed")
+        if folder in self._attempts:
+            raise UserError(f"the turn of {folder} cannot be ended now", "try again in a moment")
+
     # --- replies out: step 10 ---------------------------------------------------------------------
 
-    def _deliver(self, outgoing: Outgoing) -> None:
+    def deliver(self, outgoing: Outgoing) -> None:
         channel = self._channels.get(outgoing.channel)
         if channel is not None:
             channel.deliver(outgoing)
@@ -211,57 +320,12 @@ class App:
     # --- terminals --------------------------------------------------------------------------------
 
     def _on_request(self, client: Client, request: Request) -> None:
-        try:
-            self._serve(client, request)
-        except UserError as e:
-            client.send("refused", request=type(request).__name__.lower(), error=str(e), hints=list(e.hints))
+        self._terminals.on_request(client, request)
 
-    def _serve(self, client: Client, request: Request) -> None:
-        match request:
-            case Send():
-                self._send(client, request)
-            case Watch(folder, history):
-                self._watch(client, self._group(folder), history)
-            case Ack(out):
-                self._store.mark_sent(out)  # S4
-                client.send("acked", out=out)
-            case StopTurn(folder):
-                attempt = self._attempts.get(folder)
-                if attempt is not None:
-                    attempt.stop("stopped by the person at the terminal")
-            case Status():
-                client.send("status", **self.status())
+    def attempt(self, folder: str) -> Attempt | None:
+        return self._attempts.get(self.group(folder).folder)
 
-    def _send(self, client: Client, request: Send) -> None:
-        group = self._group(request.group)
-        if group.channel != Console.name:
-            raise UserError(f"the group {group.folder} is a {group.channel} chat", "write to it there", status=2)
-        text = intake.clean_text(request.text)
-        if refusal := intake.check_size(text):
-            raise UserError(refusal, status=2)
-        rehearsal = self.rehearsing  # a bad .env refuses the message here, before it is accepted
-        message = Message(group.channel, request.id, group.chat, OWNER, OWNER, text, time.time())
-        client.send("accepted", id=request.id, seq=self.receive(message), rehearsal=rehearsal)
-
-    def _watch(self, client: Client, group: Group, history: int) -> None:
-        client.watches.add(group.folder)
-        lines = self._store.recent_lines(group.folder, max(0, min(history, HISTORY_LINES_MAX)))
-        client.send(
-            "watching",
-            group=group.folder,
-            name=group.name,
-            assistant=self._parts.config.assistant,
-            rehearsal=self.rehearsing,
-            running=group.folder in self._attempts,
-            history=[vars(line) for line in lines],
-        )
-        unread = [out for out in self._store.outbox_pending(Console.name) if out.group == group.folder]
-        for outgoing in unread[:UNREAD_MAX]:
-            self._deliver(outgoing)
-        # Whoever opens a chat is about to write: the sandbox can start while they type.
-        self._keep_warm(group)
-
-    def _group(self, folder: str) -> Group:
+    def group(self, folder: str) -> Group:
         group = next((g for name, g in self._groups.items() if name.lower() == folder.lower()), None)
         if group is None:
             raise UserError(f"no group is named {folder!r}", f"there is: {', '.join(self._groups)}", status=2)
@@ -282,6 +346,10 @@ class App:
             "turns": sorted(self._attempts),
             "warm": self._pool.warm,
             "sandboxes": self._pool.live,
+            "refused_mounts": {
+                folder: refused for folder in sorted(self._groups) if (refused := self._pool.refused_mounts(folder))
+            },
+            "tasks": self._store.tasks.stats(),
             "store": self._store.stats(),
         }
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+from zoneinfo import ZoneInfo
 
-from host import intake
-from host.config import Config
+from host import calls, intake
+from host.asking import Asking
+from host.check import CheckRun
+from host.config import GroupSettings
 from host.credentials import Scrubber, StreamScrubber
 from host.errors import EngineError, UserError
-from host.gate import Gate, Resolver
-from host.log import Log
-from host.loop import Loop, Timer
-from host.model import Connection, Endpoint, Group, Outgoing, Stored
-from host.pool import Pool
+from host.gate import Gate
+from host.house import Access, House
+from host.loop import Timer
+from host.model import Connection, Group, Outgoing, Stored, TaskRun
 from host.sandbox import Gone, Sandbox
-from host.store import Store
 from runner.protocol import (
     FAILURES,
     MAX_TEXT,
@@ -34,6 +36,7 @@ from runner.protocol import (
     PeerError,
     Progress,
     Refused,
+    Result,
     Say,
     Turn,
     Usage,
@@ -53,45 +56,21 @@ COMMIT_RETRY_SECONDS: Final = 5.0
 ENDPOINT_FAILURES: Final = frozenset({"auth", "endpoint", "overloaded"})
 
 
-@dataclass(frozen=True)
-class Access:
-    """How the model is reached, read anew for each turn; held only until the payload is written."""
-
-    secrets: dict[str, str]
-    endpoint: Endpoint
-    ca_pem: str = ""
-
-
-class Tell(Protocol):
-    """Tell whoever watches a group."""
-
-    def __call__(self, group: str, event: str, **values: Any) -> None: ...
-
-
-@dataclass(frozen=True)
-class House:
-    """What an attempt works with; one for the whole host."""
-
-    loop: Loop
-    store: Store
-    pool: Pool
-    resolver: Resolver
-    config: Config
-    log: Log
-    tell: Tell
-    access: Callable[[], Access]
-    deliver: Callable[[Outgoing], None]
-
-
 class Attempt:
     """Owns one sandbox and the turn in it. `on_end` is called once, after the outcome is on disk.
 
     S2 (claimed) is this object's existence: in memory only, so a crash before the end reruns the turn.
     """
 
-    def __init__(self, house: House, group: Group, on_end: Callable[[Group], None]) -> None:
-        self._house, self.group, self._on_end = house, group, on_end
+    def __init__(self, house: House, group: Group, on_end: Callable[[Group], None], run: TaskRun | None = None) -> None:
+        """`run`: the run of a task that this turn is; without one it answers the group's messages."""
+        self._house, self.group, self._on_end, self.run = house, group, on_end, run
         self.turn = secrets.token_hex(8)
+        self._asking = Asking(house, group, self.turn, self._reply)
+        self._settings = GroupSettings()
+        self._check: CheckRun | None = None
+        self._found: str | None = None
+        """What the task's check printed."""
         self._sandbox: Sandbox | None = None
         self._gate: Gate | None = None
         self._timer: Timer | None = None
@@ -111,13 +90,54 @@ class Attempt:
     # --- the way in -------------------------------------------------------------------------------
 
     def start(self) -> None:
+        if self._ended:
+            return  # stopped before it began
         try:
-            self._house.store.begin_turn(self.group.folder, self.turn)
+            self._house.store.begin_turn(self.group.folder, self.turn, self.run)
         except UserError as e:
             self._trouble(e, 0)
             self._house.loop.call_later(COMMIT_RETRY_SECONDS, self.start)
             return
         self._house.tell(self.group.folder, "started", turn=self.turn)
+        try:
+            self._settings = self._house.settings(self.group)
+            self._check_budget()
+        except UserError as e:
+            self._fail("limit", " ".join([str(e), *e.hints]))
+            return
+        if self.run is not None and self.run.task.check:
+            command = self.run.task.check
+            self._check = CheckRun(self._house, self.group, self.turn, self._settings, command, self._checked_out)
+            self._check.start()
+        else:
+            self._take_sandbox()
+
+    def _check_budget(self) -> None:
+        """A day's tokens are counted from midnight in the group's own zone."""
+        most = self._settings.tokens_per_day
+        if most is None:
+            return
+        midnight = datetime.now(ZoneInfo(self._settings.timezone)).replace(hour=0, minute=0, second=0, microsecond=0)
+        left = most - self._house.store.tokens_since(self.group.folder, midnight.timestamp())
+        if left <= 0:
+            raise UserError(f"this group has used its {most} tokens of today", "it goes on tomorrow")
+        turn = self._settings.turn
+        self._settings = replace(self._settings, turn=replace(turn, tokens=min(turn.tokens, left)))
+
+    def _checked_out(self, status: int | None, output: str) -> None:
+        """How the task's check ended: by exit status, or None with the reason that it never ran to its end."""
+        self._check = None
+        if self._ended:
+            return
+        if status is None:
+            self._fail("sandbox", output)
+        elif status == 0:
+            self._found = output
+            self._take_sandbox()
+        else:
+            self._finish_idle()
+
+    def _take_sandbox(self) -> None:
         try:
             self._sandbox = self._house.pool.take(self.group, self)
         except (UserError, EngineError) as e:
@@ -138,25 +158,24 @@ class Attempt:
         self._where = f"{access.endpoint.host}:{access.endpoint.port}"
         self._scrub = Scrubber(access.secrets)
         self._stream = StreamScrubber(self._scrub)
-        folder, config = self.group.folder, self._house.config
         self._gate = Gate(
             self._house.loop,
             self._house.resolver,
-            group=folder,
+            group=self.group.folder,
             turn=self.turn,
             endpoint=access.endpoint,
-            allowed=config.group(self.group).allow_hosts,
+            allowed=self._settings.allow_hosts,
             send=self._sandbox.send,
             audit=self._audit,
         )
-        self._timer = self._house.loop.call_later(config.turn.seconds + TIME_GRACE_SECONDS, self._too_long)
+        self._timer = self._house.loop.call_later(self._settings.turn.seconds + TIME_GRACE_SECONDS, self._too_long)
         self._handed_over = True
         self._sandbox.hand_over(self._payload(access))
 
     def feed(self) -> None:
         """More messages have come: give them to the running turn."""
-        if not self._handed_over or self._ended or self._sandbox is None:
-            return  # the payload, when it is made, takes them in
+        if not self._handed_over or self._ended or self._sandbox is None or self.run is not None:
+            return  # the payload, when it is made, takes them in; a task's turn takes none
         given = self._inputs[-1] if self._inputs else self._shown_upto
         fresh = [m for m in self._house.store.context(self.group.folder).messages if m.seq > given]
         if fresh:
@@ -170,34 +189,40 @@ class Attempt:
             self._finish_stopped()
 
     def abandon(self) -> None:
-        """The host goes away: leave the messages pending, so that the next host answers them."""
+        """The host goes away: leave the messages, and the task's run, pending for the next host."""
         self._ended = True
         self._release(0)
 
     def _payload(self, access: Access) -> Turn:
         store, config, folder = self._house.store, self._house.config, self.group.folder
-        context = store.context(folder)
-        self._shown_upto = context.messages[-1].seq if context.messages else 0
+        alone = self.run is not None and self.run.task.context == "isolated"
         return Turn(
             turn=self.turn,
             group=folder,
             is_main=self.group.is_main,
             assistant=config.assistant,
-            prompt=self._render(context.messages, context.left_out),
-            history=store.history(folder, HISTORY_BYTES),
+            prompt=self._prompt(),
+            history=[] if alone else store.history(folder, HISTORY_BYTES),
             secrets=access.secrets,
             base_url=access.endpoint.base_url,
-            model=config.model,
-            max_tokens=config.max_tokens,
-            limits=config.turn,
-            tools=[],
-            timezone=config.group(self.group).timezone,
+            model=self._settings.model,
+            max_tokens=min(config.max_tokens, self._settings.turn.tokens),
+            limits=self._settings.turn,
+            tools=calls.offered(self.group),
+            timezone=self._settings.timezone,
             ca_pem=access.ca_pem,
+            notes=[f"The folder {refused}" for refused in self._house.pool.refused_mounts(folder)],
         )
 
+    def _prompt(self) -> str:
+        if self.run is not None:
+            return intake.render_task(self.run, self._settings.timezone, self._found)
+        context = self._house.store.context(self.group.folder)
+        self._shown_upto = context.messages[-1].seq if context.messages else 0
+        return self._render(context.messages, context.left_out)
+
     def _render(self, messages: list[Stored], left_out: int) -> str:
-        zone = self._house.config.group(self.group).timezone
-        return intake.render(messages, zone, left_out)
+        return intake.render(messages, self._settings.timezone, left_out)
 
     # --- frames -----------------------------------------------------------------------------------
 
@@ -219,8 +244,8 @@ class Attempt:
                 self._tokens_in += untrusted_frame.input_tokens + untrusted_frame.cache_read_tokens
                 self._tokens_in += untrusted_frame.cache_write_tokens
                 self._tokens_out += untrusted_frame.output_tokens
-            case Call(id, method, _):
-                self._refuse(id, method)
+            case Call():
+                self._asking.answer(untrusted_frame, self._scrub)
             case Done(text, inputs):
                 self._finish(text, inputs)
             case Failed(kind, message):
@@ -272,11 +297,9 @@ class Attempt:
             raise PeerError("the turn's transcript is too long")
         self._entries.extend(clean)
 
-    def _refuse(self, call: int, untrusted_method: str) -> None:
-        reason = f"there is no request named {untrusted_method[:64]!r}"
-        self._house.store.add_event(self.group.folder, self.turn, "refused", reason)
-        assert self._sandbox is not None
-        self._sandbox.send(Refused(call, reason))
+    def _reply(self, frame: Refused | Result) -> None:
+        if self._sandbox is not None and not self._ended:  # what was asked may have ended this very turn
+            self._sandbox.send(frame)
 
     def _checked(self, untrusted_text: str) -> str:
         if len(untrusted_text.encode()) > MAX_TEXT:
@@ -295,7 +318,17 @@ class Attempt:
         self._end(
             "done",
             upto,
-            lambda: self._house.store.finish_turn(self.group.folder, self.turn, upto, text, self._entries, usage),
+            lambda: self._house.store.finish_turn(
+                self.group.folder, self.turn, upto, text, self._entries, usage, self.run
+            ),
+        )
+
+    def _finish_idle(self) -> None:
+        """The task's check found nothing to do: nothing is said, and the model was not asked."""
+        self._end(
+            "nothing to do",
+            0,
+            lambda: self._house.store.finish_turn(self.group.folder, self.turn, 0, "", [], (0, 0), self.run),
         )
 
     def _failed(self, untrusted_kind: str, untrusted_message: str) -> None:
@@ -310,20 +343,24 @@ class Attempt:
         upto = self._upto_given()
         self._house.log.warning("turn failed", group=self.group.folder, turn=self.turn, kind=kind, why=text[:500])
         self._end(
-            f"failed:{kind}", upto, lambda: self._house.store.fail_turn(self.group.folder, self.turn, upto, kind, text)
+            f"failed:{kind}",
+            upto,
+            lambda: self._house.store.fail_turn(self.group.folder, self.turn, upto, kind, text, self.run),
         )
 
     def _finish_stopped(self) -> None:
         upto = self._upto_given()
-        self._end("stopped", upto, lambda: self._house.store.stop_turn(self.group.folder, self.turn, upto))
+        self._end("stopped", upto, lambda: self._house.store.stop_turn(self.group.folder, self.turn, upto, self.run))
 
     def _upto_given(self) -> int:
-        """All that came until now: whoever wrote it is told of the outcome."""
+        """All that came until now: whoever wrote it is told of the outcome. A task's turn answers no message."""
+        if self.run is not None:
+            return 0
         pending = self._house.store.pending(self.group.folder)
         return max([self._shown_upto, *self._inputs, *(m.seq for m in pending)])
 
     def _too_long(self) -> None:
-        self._fail("limit", f"the turn took longer than {self._house.config.turn.seconds} seconds and was ended")
+        self._fail("limit", f"the turn took longer than {self._settings.turn.seconds} seconds and was ended")
 
     def _end(self, outcome: str, upto: int, commit: Callable[[], Outgoing | None]) -> None:
         """S3: the outcome, both cursors and the transcript in one transaction. A disk that is full now may
@@ -352,6 +389,8 @@ class Attempt:
     def _release(self, grace: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._check is not None:
+            self._check.stop()
         if self._gate is not None:
             self._gate.close()
         if self._sandbox is not None:

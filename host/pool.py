@@ -131,6 +131,12 @@ class Pool:
         place = self._warm[group.folder] = self._start(self.spec_for(group, judged.mounts), judged, None)
         self._loop.call_later(self._config.warm_seconds, lambda: self._expire(group.folder, place))
 
+    def drop(self, folder: str) -> None:
+        """No sandbox waits for this group any more."""
+        self._refused.pop(folder, None)
+        if folder in self._warm:
+            self._discard(folder)
+
     def spec_for(self, group: Group, extra: tuple[Mount, ...] = ()) -> Spec:
         """What a sandbox for this group is made of today, beside `extra`. Holds no secret."""
         uid, gid = sandbox_user()

@@ -31,6 +31,7 @@ from runner.protocol import (
     MIB,
     RUNNER_LINE_LIMIT,
     TO_HOST,
+    Check,
     Decoder,
     Frame,
     Hello,
@@ -120,12 +121,12 @@ class Sandbox:
         late = f"no word from the sandbox within {START_SECONDS:.0f} seconds"
         self._timer = self._loop.call_later(START_SECONDS, lambda: self._fail("timeout", late))
 
-    def hand_over(self, turn: Turn) -> None:
+    def hand_over(self, payload: Turn | Check) -> None:
         """Send the payload, the only frame with secrets, to a sandbox that was verified."""
         if self.state != "ready":
             raise RuntimeError(f"hand_over to a sandbox that is {self.state}")
         self.state = "running"
-        self._write(turn)
+        self._write(payload)
 
     def send(self, frame: ToRunner) -> None:
         """A frame of the running turn. After the end it is dropped: the turn's owner may not know yet."""

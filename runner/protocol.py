@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Raised with every change of a frame; `Hello.version` carries it and a mismatch ends the container."""
 
 KIB: Final = 1024
@@ -112,11 +112,24 @@ class Turn:
     model: str
     max_tokens: int
     limits: Limits
-    tools: list[str]
-    """Names of the host calls that this group's agent is offered (`Call.method`)."""
+    tools: list[dict[str, Any]]
+    """What the agent may ask of the host, as the Messages API describes tools: `name`, `description`,
+    `input_schema`. A use of one becomes a `Call`."""
     timezone: str
     ca_pem: str = ""
     """Further certificate authorities (PEM) for the model endpoint; empty means the image's own."""
+    notes: list[str] = field(default_factory=list)
+    """What the host has to tell the agent of this turn, such as a folder that it must do without."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """In the place of `turn`: run one shell command as the agent would, and say how it ended. Holds no secret."""
+
+    command: str
+    seconds: int
+    """How long it may run."""
+    timezone: str
 
 
 @dataclass(frozen=True)
@@ -194,6 +207,14 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """How a `check` ended: the exit status (124 at its time limit), and what it printed, cut."""
+
+    status: int
+    output: str
+
+
+@dataclass(frozen=True)
 class Say:
     """Text for the chat now, before the turn ends."""
 
@@ -261,8 +282,8 @@ FAILURES: Final = frozenset(
     }
 )
 
-ToRunner = Turn | Input | Result | Refused | Stop | Opened | Bytes | Credit | Close
-ToHost = Hello | Progress | Call | Say | Entries | Usage | Open | Bytes | Credit | Close | Done | Failed
+ToRunner = Turn | Check | Input | Result | Refused | Stop | Opened | Bytes | Credit | Close
+ToHost = Hello | Checked | Progress | Call | Say | Entries | Usage | Open | Bytes | Credit | Close | Done | Failed
 Frame = ToRunner | ToHost
 
 TO_RUNNER: Final[dict[str, type]] = {c.__name__.lower(): c for c in typing.get_args(ToRunner)}

@@ -51,6 +51,8 @@ def _target(desk: Desk, caller: Caller, name: str, method: Method, params: dict[
     if method.whose == "home":
         _authorize(name, caller, None)
         return ""
+    if method.whose == "task":
+        return _task_target(desk, caller, name, params)
     untrusted_group = params.pop("group", None)
     if untrusted_group is None:
         return _own_target(name, caller, method)
@@ -72,6 +74,18 @@ def _own_target(name: str, caller: Caller, method: Method) -> str:
         raise UserError(f"{name} needs to know the group", status=2)
     _authorize(name, caller, caller.folder)
     return caller.folder
+
+
+def _task_target(desk: Desk, caller: Caller, name: str, params: Mapping[str, Any]) -> str:
+    _authorize(name, caller, caller.folder)  # may this caller do it to any task at all?
+    untrusted_id = params.get("id")
+    task = desk.store.tasks.get(untrusted_id) if isinstance(untrusted_id, str) else None
+    if task is not None and _reason(name, caller, task.group) is None:
+        return task.group
+    shown = repr(untrusted_id)[:40]
+    refusal = f"there is no task {shown}" + ("" if caller.administers else " of this group")
+    # Another group's task: audited, and said in the words for one that does not exist.
+    raise (Denied if task is not None else UserError)(refusal)
 
 
 def _authorize(name: str, caller: Caller, target: str | None) -> None:

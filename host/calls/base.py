@@ -149,9 +149,7 @@ def _value(name: str, key: str, param: Param, untrusted_value: Any) -> Any:
     wanted = kinds[param.kind]
     if type(untrusted_value) is not wanted:  # `type() is`: a bool is not an integer here
         raise UserError(f"{name}: {key} is not {_WORDS[param.kind]}", status=2)
-    texts: list[Any] = []
-    if param.kind in ("string", "strings"):
-        texts = [untrusted_value] if param.kind == "string" else untrusted_value
+    texts = _texts(param.kind, untrusted_value)
     if len(texts) > MAX_STRINGS or not all(isinstance(text, str) for text in texts):
         raise UserError(f"{name}: {key} is not a list of at most {MAX_STRINGS} texts", status=2)
     for text in texts:
@@ -160,6 +158,13 @@ def _value(name: str, key: str, param: Param, untrusted_value: Any) -> Any:
     if param.choices and untrusted_value not in param.choices:
         raise UserError(f"{name}: {key} must be one of: {', '.join(param.choices)}", status=2)
     return untrusted_value
+
+
+def _texts(kind: str, value: Any) -> list[Any]:
+    """The texts in a value of this kind."""
+    if kind == "strings":
+        return list(value)
+    return [value] if kind == "string" else []
 
 
 _WORDS: Final = {

@@ -5,6 +5,7 @@ usage: runner_fake.py BEHAVIOUR '{"build": …, "hello": {…}, "stat": {…}, "
 """
 
 import ctypes
+import html
 import json
 import os
 import resource
@@ -121,6 +122,43 @@ def echo() -> None:
             send(frame="failed", kind="stopped", message=frame["reason"])
             os._exit(0)
         send(frame="say", text=frame["text"])
+
+
+def call(number: int, method: str, params: dict) -> dict:
+    send(frame="call", id=number, method=method, params=params)
+    return receive()
+
+
+def asks() -> None:
+    """Ask the host what the message says after `ask `, and reply with the answer's frame."""
+    prompt = html.unescape(receive()["prompt"].rpartition("ask ")[2].partition("</message>")[0])
+    wish = json.loads(prompt)
+    send(frame="done", text=json.dumps(call(1, wish["method"], wish["params"])), inputs=0)
+    receive()
+
+
+def asks_on() -> None:
+    """Ask as many times as the message says; reply with how often it was answered in which way."""
+    count = int(receive()["prompt"].rpartition('">')[2].partition("</message>")[0])
+    kinds = [call(number, "list_tasks", {})["frame"] for number in range(1, count + 1)]
+    send(frame="done", text=json.dumps({kind: kinds.count(kind) for kind in ("result", "refused")}), inputs=0)
+    receive()
+
+
+def tools() -> None:
+    """Reply with the names of the tools that the host offers."""
+    send(frame="done", text=json.dumps([tool["name"] for tool in receive()["tools"]]), inputs=0)
+    receive()
+
+
+def checks() -> None:
+    """Answer a check with the status that its command names; else be polite."""
+    first = receive()
+    if first["frame"] == "check":
+        send(frame="checked", status=int(first["command"].split()[1]), output="found")
+    else:
+        send(frame="done", text="you said " + first["prompt"], inputs=0)
+    receive()
 
 
 def ignores_everything() -> None:
