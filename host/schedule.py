@@ -153,8 +153,9 @@ def _next_cron(text: str, zone: tzinfo, after: float) -> float | None:
         raise UserError(
             "cronsim is not installed, which reads cron schedules", "start NanoClaw by scripts/run"
         ) from None
-    if len(text.split()) != len(_FIELDS):
-        raise UserError(f"the cron schedule {text[:60]!r} has {len(text.split())} fields", _CRON_HINT, status=2)
+    if (count := len(text.split())) != len(_FIELDS):
+        fields = "one field" if count == 1 else f"{count} fields"
+        raise UserError(f"the cron schedule {text[:60]!r} has {fields}", _CRON_HINT, status=2)
     try:
         times = CronSim(text, datetime.fromtimestamp(after, zone))
         # In the hour that is repeated it looks at the clock's face alone, and may name a time that has been.
