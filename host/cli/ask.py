@@ -50,7 +50,7 @@ class Asking:
         match event["event"]:
             case "watching":
                 self._watching = event
-            case "accepted" if not event.get("wanted", True):
+            case "accepted" if not event["wanted"]:
                 self._not_called()
             case "accepted":
                 self._seq = event["seq"]

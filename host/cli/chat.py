@@ -228,7 +228,7 @@ class Talk:
         if self._screen.live:
             who, where = event["assistant"], event["name"]
             self._screen.say(f"{who} listens in {where}. Ctrl-C stops a turn, Ctrl-D leaves.", "2")
-            if event.get("trigger"):
+            if event["trigger"]:
                 self._screen.say(f"Here {who} answers messages that begin with @{event['trigger']}.", "2")
 
     def _show_old(self, line: dict[str, Any]) -> None:
@@ -242,7 +242,7 @@ class Talk:
 
     def _on_accepted(self, event: Event) -> None:
         text = self._unanswered.pop(event["id"], "")
-        if event.get("wanted", True):
+        if event["wanted"]:
             self._last_seq = max(self._last_seq, event["seq"])
             return
         why = why_not_called(self._watching, self._sender, text)

@@ -54,7 +54,7 @@ def ask_host(fd: int, method: str, params: dict[str, Any]) -> dict[str, Any]:
     call = control.Call(name, method, params)
     answer = exchange(fd, call, lambda event: event["event"] in {"result", "refused"} and event.get("id") == name)
     if answer["event"] == "refused":
-        raise UserError(answer["error"], *answer["hints"], status=answer.get("status", 1))
+        raise UserError(answer["error"], *answer["hints"], status=answer["status"])
     value: dict[str, Any] = answer["value"]
     return value
 

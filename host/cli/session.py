@@ -127,15 +127,15 @@ def sender_of(args: argparse.Namespace) -> str:
     """Whose part the person plays (`--as`); empty: their own."""
     if args.sender is None:
         return ""
-    sender: str = args.sender.strip()
-    if not sender or not sender.isprintable():
-        raise UserError("--as is empty, or not a printable name on one line", "such as: --as mia", status=2)
+    sender: str = args.sender
+    if not sender or not sender.isprintable() or " " in sender:
+        raise UserError("--as is empty, or not one printable word", "it is an id, such as: --as mia", status=2)
     return sender
 
 
 def why_not_called(watching: Event, sender: str, text: str) -> str:
     """Why a message that the host accepted does not call the assistant, and what would."""
-    trigger = watching.get("trigger", "")
+    trigger = watching["trigger"]
     if trigger and not intake.calls(text, trigger):
         return f"kept for later, but it does not call {watching['assistant']}: begin it with @{trigger}"
     group = watching["group"]

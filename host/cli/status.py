@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import Any
+from typing import Any, Final
 
 from host import control
+from host.cli.desk import request
 from host.cli.out import emit
 from host.cli.session import exchange, home_of
+from host.cli.tables import one_line
+
+NEXT_TASKS: Final = 3
 
 
 def status(args: argparse.Namespace) -> int:
@@ -18,6 +22,7 @@ def status(args: argparse.Namespace) -> int:
         return emit(args.json, {"running": False, "home": str(home.data)}, f"no host runs for {home.data}")
     found = exchange(connection.detach(), control.Status(), lambda event: event["event"] == "status")
     del found["event"]
+    found["next_tasks"] = next_tasks(request(args, "list_tasks", {})["tasks"])
     return emit(args.json, {"running": True, **found}, as_text(found))
 
 
@@ -30,11 +35,20 @@ def as_text(found: dict[str, Any]) -> str:
         "groups": ", ".join(found["groups"]),
         "working on": ", ".join(found["turns"]) or "nothing",
         "warm": ", ".join(found["warm"]) or "none",
+        "tasks": ", ".join(f"{count} {state}" for state, count in found["tasks"].items() if count) or "none",
     }
+    rows |= {f"next task {i}": f"{t['next']}  {t['id']} of {t['group']}" for i, t in enumerate(found["next_tasks"], 1)}
     rows.update({key.replace("_", " "): str(value) for key, value in found["store"].items()})
     rows.update({f"not enforced: {control}": why for control, why in found["not_enforced"].items()})
+    rows.update({f"not mounted for {folder}": "; ".join(why) for folder, why in found["refused_mounts"].items()})
     width = max(map(len, rows))
-    return "\n".join(f"{key.ljust(width)}  {value}" for key, value in rows.items())
+    return "\n".join(f"{key.ljust(width)}  {one_line(value)}" for key, value in rows.items())
+
+
+def next_tasks(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The few that are due first."""
+    due = sorted((task for task in tasks if task["next_run"] is not None), key=lambda task: task["next_run"])
+    return [{key: task[key] for key in ("id", "group", "next", "next_run", "prompt")} for task in due[:NEXT_TASKS]]
 
 
 def duration(seconds: float) -> str:

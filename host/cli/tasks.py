@@ -11,7 +11,6 @@ from host.cli.desk import request
 from host.cli.out import emit
 from host.cli.session import read_message
 from host.cli.settings import assignments
-from host.cli.status import duration
 from host.errors import UserError
 
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -37,7 +36,7 @@ def list_tasks(args: argparse.Namespace) -> int:
 def when(task: dict[str, Any]) -> str:
     """The schedule, as people say it."""
     if task["kind"] == "interval":
-        return f"every {duration(float(task['schedule']))}"
+        return f"every {spelled(int(task['schedule']))}"
     return f"at {task['schedule']}" if task["kind"] == "once" else str(task["schedule"])
 
 
@@ -51,6 +50,15 @@ def comes(task: dict[str, Any]) -> str:
 def planned(task: dict[str, Any]) -> str:
     """A task that was made or changed, in a sentence."""
     return f"task {task['id']} of {task['group']}: {task['state']}, next: {comes(task)}"
+
+
+def spelled(length: int) -> str:
+    """`5400` → `1h30m`, as `--every` takes it."""
+    parts = []
+    for unit, size in sorted(UNITS.items(), key=lambda item: -item[1]):
+        count, length = divmod(length, size)
+        parts += [f"{count}{unit}"] if count else []
+    return "".join(parts)
 
 
 def add(args: argparse.Namespace) -> int:

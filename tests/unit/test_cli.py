@@ -209,7 +209,7 @@ CALLS: list[tuple[str, str, dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
         "list_tasks",
         {},
         {"tasks": [TASK]},
-        ("t1\tfamily\tactive\t1970-01-02 01:00+01:00\tevery 1h 30m\tSay good morning.\n",),
+        ("t1\tfamily\tactive\t1970-01-02 01:00+01:00\tevery 1h30m\tSay good morning.\n",),
     ),
     ("tasks --group family", "list_tasks", {"group": "family"}, {"tasks": []}, ()),
     ("tasks list --group family", "list_tasks", {"group": "family"}, {"tasks": []}, ()),
@@ -233,7 +233,7 @@ CALLS: list[tuple[str, str, dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
         {"task": TASK},
         (),
     ),
-    ("tasks show t1", "get_task", {"id": "t1"}, {"task": TASK}, ("prompt\tSay good morning.\n", "every 1h 30m")),
+    ("tasks show t1", "get_task", {"id": "t1"}, {"task": TASK}, ("prompt\tSay good morning.\n", "every 1h30m")),
     (
         "tasks set t1 every=2h prompt=7 check= context=isolated",
         "update_task",
@@ -304,7 +304,14 @@ def test_wrong_use_is_one_error_and_no_call(host: FakeHost, run: Run, line: str)
 def test_a_refusal_is_told_with_its_hints(host: FakeHost, run: Run) -> None:
     host.answer = lambda asked: [
         {"event": "progress", "kind": "text", "text": "something else"},
-        {"event": "refused", "request": "call", "id": asked["id"], "error": "no such group", "hints": ["look"]},
+        {
+            "event": "refused",
+            "request": "call",
+            "id": asked["id"],
+            "error": "no such group",
+            "hints": ["look"],
+            "status": 1,
+        },
     ]
     assert run("groups", "show", "x") == (1, "", "nanoclaw: error: no such group\nnanoclaw: hint: look\n")
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host.cli.settings import assignments, toml_value
-from host.cli.tasks import seconds
+from host.cli.tasks import seconds, spelled
 from host.errors import UserError
 
 
@@ -69,6 +69,11 @@ def test_what_is_no_assignment_is_refused(given: list[str]) -> None:
 @pytest.mark.parametrize(("text", "length"), [("90s", 90), ("15m", 900), ("2h", 7200), ("1d", 86400), ("1h30m", 5400)])
 def test_lengths_of_time(text: str, length: int) -> None:
     assert seconds(text) == length
+
+
+@given(st.integers(1, 400 * 86_400))
+def test_a_length_of_time_is_spelled_as_it_is_taken(length: int) -> None:
+    assert seconds(spelled(length)) == length
 
 
 @pytest.mark.parametrize("text", ["", "15", "m", "-1m", "1.5h", "1w", " 1m", "1m ", "1 m", "٣m", "1M"])
