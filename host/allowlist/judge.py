@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -18,6 +19,7 @@ from host.model import MountWish
 
 TARGET: Final = "/workspace/extra/"
 """Where extra folders are in the sandbox."""
+CHANGED: Final = "its path changed while it was looked at"
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ def own_name(path: str) -> str:
     """What a folder is called inside unless something else is asked for: by its own name, as it was written."""
     last = os.path.basename(path.rstrip("/"))  # noqa: PTH119 (Path would take `..` for a name)
     if last in ("", ".", "..") or last.startswith("~"):
-        return os.path.basename(os.path.realpath(os.path.expanduser(path)))  # noqa: PTH111, PTH119
+        with contextlib.suppress(ValueError):
+            last = os.path.basename(leads_to(path))  # noqa: PTH119
     return last
 
 
@@ -110,7 +113,10 @@ def leads_to(path: str) -> str:
     written = os.path.expanduser(path)  # noqa: PTH111
     if not written.startswith("/"):
         raise ValueError(f"{printable(path)} is not an absolute path")
-    return os.path.realpath(written)
+    try:
+        return os.path.realpath(written)
+    except OSError as e:  # what was a link when it looked was none any more when it read it
+        raise ValueError(CHANGED) from e
 
 
 def check_folder(path: str, real: str) -> None:
@@ -179,16 +185,15 @@ def _access(allowlist: Allowlist, root: Root, *, rw: bool, is_main: bool) -> tup
 def _opened(root: Root, verdict: Verdict) -> Verdict:
     """The verdict with the folder that it is about, or why that is no longer the one that was looked at."""
     real, place = str(verdict.real_path), root.real or ""
-    moved = "its path changed while it was looked at"
     if real != place and not is_beneath(real, place):
-        return _refused(verdict, moved)
+        return _refused(verdict, CHANGED)
     try:
         held = open_beneath(place, real[len(place) :].strip("/"))
     except OSError as e:
         swapped = e.errno in (errno.ELOOP, errno.ENOTDIR, errno.EXDEV, errno.ENOENT)
-        return _refused(verdict, moved if swapped else f"it cannot be opened: {e.strerror}")
+        return _refused(verdict, CHANGED if swapped else f"it cannot be opened: {e.strerror}")
     if path_of(held.fd) not in (real, None):
-        return _refused(verdict, moved)
+        return _refused(verdict, CHANGED)
     if inner := mounts_in(real):
         where = printable(inner[0])
         return _refused(verdict, f"another file system is mounted in it, at {where}: mount each by itself")

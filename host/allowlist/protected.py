@@ -116,7 +116,9 @@ def _identity(path: str) -> Identity | None:
 
 
 def _placed(place: Place) -> Place:
-    real = os.path.realpath(place.path)
+    real = place.path
+    with contextlib.suppress(OSError):  # a link that is exchanged just now; by its numbers it is still known
+        real = os.path.realpath(place.path)
     return replace(place, path=real, chain=chain_of(real))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from host.allowlist import Allowlist, Protected, Verdict, edit, judge
@@ -218,6 +218,7 @@ STEPS = st.lists(
 )
 
 
+@settings(max_examples=40)
 @given(steps=STEPS)
 def test_what_was_asked_last_holds(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]]) -> None:
     place = tmp_path_factory.mktemp("edit").resolve()

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -501,6 +502,33 @@ def test_what_changes_between_looking_and_opening_is_refused(
     away.rename(music)
     safe, gone = ground / "srv/safe", ground / "srv/gone"
     refused(meanwhile(lambda: (safe.rename(gone), safe.symlink_to(ground / "secret"))), "changed while")
+
+
+def test_a_path_that_is_exchanged_all_the_time_is_judged_or_refused(ground: Ground) -> None:
+    """`realpath` fails where a link is none any more by the time that it is read."""
+    music, over = ground / "srv/safe/music", threading.Event()
+
+    def swap() -> None:
+        (ground / "next").symlink_to(ground / "secret")
+        while not over.is_set():
+            music.rename(ground / "away")
+            (ground / "next").rename(music)
+            music.rename(ground / "next")
+            (ground / "away").rename(music)
+
+    right = (music.stat().st_dev, music.stat().st_ino)
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        answers = set()
+        for _ in range(500):
+            with ground.judge(music) as verdict:
+                answers.add(verdict.reason if not verdict.allowed else "")
+                assert verdict.identity in (None, right)
+    finally:
+        over.set()
+        swapper.join()
+    assert answers - {""}, "it was never met in the middle of it"
 
 
 def test_an_inode_that_is_held_is_given_to_nobody_else(ground: Ground) -> None:
