@@ -25,7 +25,7 @@ __all__ = ["Config", "GroupSettings", "Home", "Machine", "engine_name", "load", 
 GIB: Final = 1024 * MIB
 MAX_FILE: Final = MIB
 """Most bytes of config.toml, a thousand groups, and of a file of certificates, as many as browsers have."""
-ENGINES: Final = ("auto", "docker", "bubblewrap")
+ENGINES: Final = ("auto", "docker", "podman", "container", "bubblewrap")
 
 TURN: Final = Limits(
     rounds=40,  # a long piece of work is some twenty requests; a loop that goes nowhere ends here

@@ -53,6 +53,8 @@ OOM_SCORE: Final = 500
 PASSED_ON: Final = frozenset(
     {
         "PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME",
+        # podman's: where the user's store is, and the session that may give it a cgroup.
+        "XDG_DATA_HOME", "DBUS_SESSION_BUS_ADDRESS",
         "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH",
     }
 )  # fmt: skip
@@ -165,9 +167,9 @@ class Answer:
 
 
 def last_words(untrusted_text: str) -> str:
-    """The last line that tells something: docker's program ends its errors with a pointer to its manual."""
+    """The last line that tells something: docker and podman end their errors with a pointer to their manuals."""
     lines = [line.strip() for line in untrusted_text.splitlines()]
-    telling = [line for line in lines if line and not line.startswith(("See 'docker", "Run 'docker"))]
+    telling = [line for line in lines if line and not line.startswith(("See 'docker", "Run 'docker", "See 'podman"))]
     return telling[-1] if telling else ""
 
 

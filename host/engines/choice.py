@@ -8,11 +8,16 @@ from typing import Final
 from host.engines.base import Engine
 from host.engines.bubblewrap import Bubblewrap
 from host.engines.docker import Docker
+from host.engines.podman import Podman
 from host.errors import EngineError, UserError
 from host.model import Enforcement
 
 # In the order of preference: an engine that bounds memory for a whole sandbox comes before one that cannot.
-ENGINES: Final[dict[str, Callable[[], Engine]]] = {"docker": Docker, "bubblewrap": Bubblewrap}
+ENGINES: Final[dict[str, Callable[[], Engine]]] = {
+    "docker": Docker,
+    "podman": Podman,
+    "bubblewrap": Bubblewrap,
+}
 
 
 def choose(name: str) -> tuple[Engine, Enforcement]:

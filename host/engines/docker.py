@@ -4,127 +4,43 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable
-from typing import IO, Any, Final
+from typing import Any, Final
 
-from host.engines.base import (
-    ENVIRONMENT,
-    HOSTNAME,
-    LABEL,
-    OOM_SCORE,
-    OPEN_FILES,
-    WORKDIR,
-    Answer,
-    clean_environment,
-    find,
-    kill_session,
-    run,
-    start_command,
-)
+from host.engines.base import LABEL, Answer, find, run, start_command
+from host.engines.oci import NOT_RECURSIVE, VARIABLES, load_archive, run_flags
 from host.errors import EngineError
-from host.model import Enforcement, Image, Launch, Mount, Spec
+from host.model import Enforcement, Image, Launch, Spec
 
 PROBE_SECONDS: Final = 10.0
 ASK_SECONDS: Final = 10.0
 """For the small questions: does this image exist, which containers are there."""
 REMOVE_SECONDS: Final = 20.0
-LOAD_SECONDS: Final = 900.0
-"""A Raspberry Pi with a slow card unpacks 180 MB in a few minutes."""
 
 # The command line program copies proxy settings from ~/.docker/config.json into every container, and they may
 # hold a password. Named without a value, and not in the program's own environment, they are left out.
 PROXY_VARIABLES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 
+# Else docker copies the host's resolver settings in, which name the network that it is in. This address is one for
+# documentation, and without an interface nothing is sent to it.
+NO_RESOLVER: Final = ("--dns", "192.0.2.1", "--dns-search", ".")
 
-# Only the folder that was judged, not what is mounted beneath it: on older engines `readonly` does not reach such
-# submounts, and the agent wrote to them. Docker 25 gave the field another name and complains of the old one.
-NOT_RECURSIVE: Final = "bind-nonrecursive=true"
 NOT_RECURSIVE_25: Final = "bind-recursive=disabled"
+"""What docker 25 calls it."""
 
 
 def run_argv(
     spec: Spec, program: str = "docker", not_recursive: str = NOT_RECURSIVE, image_id: str = ""
 ) -> tuple[str, ...]:
-    """The whole command line. Each flag has its reason beside it.
-
-    Not here: `--init` (see `start_command`), `-v` (creates missing sources as root, and splits at colons),
-    `-t` (a terminal would mix stderr into the frames), and any exception from docker's seccomp profile.
-    """
-    r = spec.resources
+    """The whole command line. Each flag has its reason beside it, here or in `run_flags`."""
+    hidden = [item for name in PROXY_VARIABLES for item in (name, name.lower())]
     return (
         program, "run",
-        # stdin is the pipe; and the lease: it ends when the host does.
-        "-i",
-        "--rm",
-        # The image is the one in our cache or none: nothing is ever fetched.
-        "--pull", "never",
-        "--name", spec.name,
-        # How the next host finds what this one left behind.
-        "--label", f"{LABEL}={spec.install}",
-        # Never root, also not root without capabilities: /proc/sys belongs to root.
-        "--user", f"{spec.uid}:{spec.gid}",
-        "--cap-drop", "ALL",
-        "--security-opt", "no-new-privileges",
-        # What a turn changes outside its folders does not exist; what it could run next time is as it was.
-        "--read-only",
-        "--tmpfs", f"/tmp:rw,noexec,nosuid,nodev,size={r.tmp_bytes}",  # noqa: S108  # in the sandbox
-        "--network", "none",
-        "--ipc", "private",
-        "--pids-limit", str(r.processes),
-        "--memory", str(r.memory_bytes),
-        # Memory and swap together: so no swap, and nothing of the sandbox on the host's disk.
-        "--memory-swap", str(r.memory_bytes),
-        "--cpus", f"{cpus(r.cpus):g}",
-        # A core dump of the runner would hold the key.
-        "--ulimit", "core=0",
-        "--ulimit", f"fsize={r.file_bytes}",
-        "--ulimit", f"nofile={OPEN_FILES}",
-        "--oom-score-adj", str(OOM_SCORE),
-        # The default driver writes everything the runner says to the host's disk.
-        "--log-driver", "none",
-        # A daemon can be configured to put an init into every container.
-        "--init=false",
-        "--stop-timeout", "2",
-        "--hostname", HOSTNAME,
-        # Else docker copies the host's resolver settings in, which name the network that it is in. This address
-        # is one for documentation, and without an interface nothing is sent to it.
-        "--dns", "192.0.2.1", "--dns-search", ".",
-        "--workdir", WORKDIR,
-        *[item for pair in ENVIRONMENT.items() for item in ("-e", "=".join(pair))],
-        *[item for name in PROXY_VARIABLES for item in ("-e", name, "-e", name.lower())],
-        *[item for mount in spec.mounts for item in ("--mount", mount_value(mount, not_recursive))],
+        *run_flags(spec, own=NO_RESOLVER, variables=(*VARIABLES, *hidden), not_recursive=not_recursive),
         # By id, never by tag: a tag can be moved.
         image_id or spec.image.id,
         *start_command(spec),
     )  # fmt: skip
-
-
-def cpus(wanted: float) -> float:
-    """Docker refuses more CPUs than there are."""
-    return min(wanted, float(os.cpu_count() or 1))
-
-
-def mount_value(mount: Mount, not_recursive: str = NOT_RECURSIVE) -> str:
-    """The value of `--mount`: CSV, so every field that holds a path is quoted. Unquoted, a comma in a folder's
-    name mounted another folder."""
-    fields = [
-        "type=bind",
-        _quoted(f"source={mount.source}"),
-        _quoted(f"target={mount.target}"),
-        # Mounts that come and go on the host do not show inside.
-        "bind-propagation=rprivate",
-        not_recursive,
-    ]
-    if mount.readonly:
-        fields.append("readonly")
-    return ",".join(fields)
-
-
-def _quoted(field: str) -> str:
-    return '"' + field.replace('"', '""') + '"'
 
 
 class Docker:
@@ -158,11 +74,7 @@ class Docker:
     def load(self, image: Image, progress: Callable[[str], None]) -> None:
         if self._find(image):
             return
-        progress("docker: loading the sandbox image (once) …")
-        with tempfile.TemporaryFile() as said:
-            self._load(image, progress, said)
-            said.seek(0)
-            words = said.read(4096).decode(errors="replace").strip()
+        words = load_archive("docker", (self.program,), image, progress, *_RESTART)
         if not self._find(image):
             raise EngineError(f"docker loaded the image {image.archive}, but has no {image.id} now: it said {words!r}")
 
@@ -212,30 +124,6 @@ class Docker:
                 self._ids[image.id] = name
                 return True
         return False
-
-    def _load(self, image: Image, progress: Callable[[str], None], said: IO[bytes]) -> None:
-        process = subprocess.Popen(
-            (self.program, "load", "--input", str(image.archive)),
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            env=clean_environment(),
-            start_new_session=True,
-        )
-        started = time.monotonic()
-        while (waited := time.monotonic() - started) < LOAD_SECONDS:
-            try:
-                status = process.wait(5)
-            except subprocess.TimeoutExpired:
-                progress(f"docker: still loading the sandbox image ({waited + 5:.0f} s) …")
-                continue
-            if status != 0:
-                said.seek(0)
-                words = said.read(4096).decode(errors="replace").strip()
-                raise EngineError(f"docker could not load {image.archive}: {words[-500:]}")
-            return
-        kill_session(process)
-        raise EngineError(f"docker did not load {image.archive} within {LOAD_SECONDS:.0f} seconds", *_RESTART)
 
 
 _RESTART: Final = ("restart it: sudo systemctl restart docker",)

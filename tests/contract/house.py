@@ -25,11 +25,13 @@ from host.model import Image, Launch, Mount, Resources, Spec
 from host.sandbox import Gone, Sandbox
 from runner.protocol import VERSION, Frame, Input, Limits, Say, Turn
 from tests.conftest import require_engine
+from tests.contract import rootless
 from tests.fakes.engine_subprocess import SubprocessEngine
 
 RUNNER = Path(__file__).parent.parent / "fakes" / "runner_fake.py"
 FAKES_TARGET = "/workspace/extra/fakes"
 INSTALL = f"test{os.getpid()}"  # of this run alone: another may be at work on the same machine
+REAL = ["docker", "podman", "podman-user", "bubblewrap", "bubblewrap-user"]
 SEALED = {"uid": 0, "gid": 0, "cap_eff": 0, "cap_bnd": 0, "no_new_privs": 1, "interfaces": 0, "pid": 1}
 
 Edit = Callable[[Launch], Launch]
@@ -105,6 +107,8 @@ class House:
     engine: Engine
     image: Image
     folder: Path
+    user: tuple[int, int] = field(default_factory=sandbox_user)
+    """Who the agent is."""
     made: list[Watched] = field(default_factory=list)
     resources: Resources = field(
         default_factory=lambda: Resources(memory_bytes=512 << 20, file_bytes=64 << 20, tmp_bytes=32 << 20, cpus=1)
@@ -113,6 +117,16 @@ class House:
     @property
     def real(self) -> bool:
         return self.engine.name != "subprocess"
+
+    @property
+    def containers(self) -> bool:
+        """Whether it is docker or podman, whose flags are the same but for a few."""
+        return self.engine.name in {"docker", "podman"}
+
+    @functools.cached_property
+    def missing(self) -> dict[str, str]:
+        """What the engine itself says that it does not enforce here."""
+        return self.engine.probe().missing
 
     def until(self, condition: Callable[[], object], seconds: float = 30) -> None:
         """Run the loop until it holds; fail instead of hanging."""
@@ -125,7 +139,7 @@ class House:
             tick.cancel()
 
     def spec(self, *mounts: Mount, **changes: Any) -> Spec:
-        uid, gid = sandbox_user()
+        uid, gid = self.user
         fakes = self.mount("fakes", FAKES_TARGET, readonly=True)
         shutil.copy(RUNNER, fakes.source)
         standard = (self.mount("group"), fakes)
@@ -147,7 +161,7 @@ class House:
         source = self.folder / name
         source.mkdir(mode=0o700, exist_ok=True)
         if os.getuid() == 0:
-            os.chown(source, *sandbox_user())
+            os.chown(source, *self.user)
         return Mount(source, target or f"/workspace/{name}", readonly, identity(source))
 
     def start(
@@ -232,17 +246,23 @@ class AsUser(Edited):
 
 
 def open_house(name: str, loop: Loop, folder: Path, request: pytest.FixtureRequest) -> House:
-    """`name`: subprocess, docker, bubblewrap, or bubblewrap-user. Skips with the reason what is not there."""
+    """`name`: subprocess or an engine's, with `-user` as an ordinary user starts it. Skips with the reason what is
+    not there."""
     if name == "subprocess":
         return House(loop, SubprocessEngine(), no_image(), folder)
-    engine = require_engine(name.removesuffix("-user"))
+    kind = name.removesuffix("-user")
+    engine = require_engine(kind)
     image: Image = request.getfixturevalue("image")
-    if name == "bubblewrap-user":
+    user = sandbox_user()
+    if kind != name:
         if os.getuid() != 0:
-            pytest.skip("bubblewrap runs as an ordinary user already")
-        engine, image = AsUser(*sandbox_user()), replace(image, rootfs=readable_rootfs(image))
+            pytest.skip(f"{kind} runs as an ordinary user already")
+        if kind == "podman":
+            engine, image, user = rootless.podman(image)
+        else:
+            engine, image = AsUser(*user), replace(image, rootfs=readable_rootfs(image))
     engine.load(image, lambda _: None)
-    return House(loop, engine, image, folder)
+    return House(loop, engine, image, folder, user)
 
 
 @functools.cache

@@ -6,9 +6,9 @@ import pytest
 
 from host.engines.base import replacing
 from host.model import Resources
-from tests.contract.house import House
+from tests.contract.house import REAL, House
 
-pytestmark = pytest.mark.parametrize("house", ["docker", "bubblewrap", "bubblewrap-user"], indirect=True)
+pytestmark = pytest.mark.parametrize("house", REAL, indirect=True)
 
 SMALL = Resources(memory_bytes=256 << 20, processes=48, cpus=0.5, file_bytes=8 << 20, tmp_bytes=4 << 20)
 AMPLE = Resources(memory_bytes=1 << 30, processes=256, cpus=1, file_bytes=64 << 20, tmp_bytes=64 << 20)
@@ -48,10 +48,9 @@ def test_memory(house: House) -> None:
 
 
 def test_memory_of_all_processes_together_where_the_engine_says_so(house: House) -> None:
-    missing = house.engine.probe().missing
     hold = "python3 -c 'import time; b = bytearray(150 << 20); time.sleep(2); print(\"held\")'"
     seen = within(house, SMALL, f"{hold} & {hold} & {hold} & wait")
-    assert (seen.splitlines().count("held") < 3) == ("memory limit" not in missing)
+    assert (seen.splitlines().count("held") < 3) == ("memory limit" not in house.missing)
 
 
 def test_file_size(house: House) -> None:
@@ -74,7 +73,7 @@ def test_nothing_else_is_memory_to_fill(house: House) -> None:
 
 
 def test_cpu_where_the_engine_says_so(house: House) -> None:
-    if "cpu limit" in house.engine.probe().missing:
+    if "cpu limit" in house.missing:
         pytest.skip(f"{house.engine.name} does not bound it, and says so")
     # Half a processor: a second of work takes two. Other work on this machine can only make it longer.
     spin = "python3 -c 'import time; a, b = time.time(), time.process_time()\nwhile time.process_time() - b < 1: pass\n"
@@ -88,7 +87,7 @@ def test_the_kernel_takes_a_sandbox_first_when_memory_runs_out(house: House) -> 
 
 def test_a_limit_that_was_left_out_is_noticed_at_hello(house: House) -> None:
     size = house.resources.file_bytes
-    flags = ("--ulimit", f"fsize={size}") if house.engine.name == "docker" else (f"--fsize={size}",)
+    flags = ("--ulimit", f"fsize={size}") if house.containers else (f"--fsize={size}",)
     gone = house.start("shell", edit=lambda launch: replacing(launch, flags, ())).wait_gone()
     assert gone.kind == "hello"
     assert "fsize_limit" in gone.message

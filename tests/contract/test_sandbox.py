@@ -10,10 +10,10 @@ import pytest
 from host.loop import Loop
 from host.sandbox import STDERR_BYTES
 from runner.protocol import Done, Failed, Input, Progress, Say
-from tests.contract.house import INSTALL, Edited, House, a_turn, no_image
+from tests.contract.house import INSTALL, REAL, Edited, House, a_turn, no_image
 from tests.fakes.engine_subprocess import SubprocessEngine
 
-EVERY = ["subprocess", "docker", "bubblewrap", "bubblewrap-user"]
+EVERY = ["subprocess", *REAL]
 
 
 @pytest.mark.parametrize("house", EVERY, indirect=True)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from host.engines.base import replacing, without
+from host.engines.base import find, replacing, without
 from host.model import Launch
 from runner.protocol import Input
-from tests.contract.house import Edit, Edited, House, Watched
+from tests.contract.house import REAL, Edit, Edited, House, Watched
 
-pytestmark = pytest.mark.parametrize("house", ["docker", "bubblewrap", "bubblewrap-user"], indirect=True)
+pytestmark = pytest.mark.parametrize("house", REAL, indirect=True)
 
 CANARY = "NCC-k4n4ry"
 DEVICES = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx")}
@@ -35,12 +35,18 @@ def inside(house: House, command: str, edit: Edit = nothing, **options: object) 
 
 def with_flags(launch: Launch, *flags: str) -> Launch:
     """The launch with more flags, before the sandbox's own (and inside the lifeline, where there is one)."""
-    at = launch.argv.index("--as-pid-1", launch.argv.index("--clearenv") - 6) if "--clearenv" in launch.argv else 2
+    if "--clearenv" in launch.argv:
+        at = launch.argv.index("--as-pid-1", launch.argv.index("--clearenv") - 6)
+    else:
+        at = launch.argv.index("run") + 1
     return replace(launch, argv=(*launch.argv[:at], *flags, *launch.argv[at:]))
 
 
-def is_docker(house: House) -> bool:
-    return house.engine.name == "docker"
+def unfiltered(launch: Launch) -> Launch:
+    """A container without a system call filter: podman's is named, and docker's is its own."""
+    own = next((item for item in launch.argv if item.startswith("seccomp=")), "")
+    launch = replacing(launch, ("--security-opt", own), ()) if own else launch
+    return with_flags(launch, "--security-opt", "seccomp=unconfined")
 
 
 # --- what it is told ----------------------------------------------------------------------------------
@@ -49,14 +55,14 @@ def is_docker(house: House) -> bool:
 def test_its_environment_holds_three_values_and_none_of_the_host_s(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("USER", CANARY)  # one that engines' programs are given
+    monkeypatch.setenv("LOGNAME", CANARY)  # one that engines' programs are given
     show = "tr '\\0' '\\n' < /proc/1/environ"
     seen = inside(house, show, seal=False, checks={"dumpable": 0, "core_limit": 0})
     names = {line.partition("=")[0] for line in seen.splitlines()}
     assert {"PATH", "LANG", "HOME"} <= names <= {"PATH", "LANG", "HOME", "HOSTNAME", "PWD"}
 
     def leaky(launch: Launch) -> Launch:
-        return with_flags(launch, "-e", "USER") if is_docker(house) else without(launch, "--clearenv")
+        return with_flags(launch, "-e", "LOGNAME") if house.containers else without(launch, "--clearenv")
 
     assert CANARY in inside(house, show, leaky, seal=False, checks={"dumpable": 0, "core_limit": 0})
 
@@ -64,7 +70,7 @@ def test_its_environment_holds_three_values_and_none_of_the_host_s(
 def test_the_docker_program_s_proxy_settings_stay_outside(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not is_docker(house):
+    if house.engine.name != "docker":
         pytest.skip("only docker's program has such settings")
     proxies = {"default": {"httpProxy": f"http://me:{CANARY}@proxy:1", "noProxy": CANARY}}
     (tmp_path / "config.json").write_text(json.dumps({"proxies": proxies}))
@@ -94,7 +100,7 @@ def test_no_descriptor_of_the_host_s_is_inherited(house: House, tmp_path: Path) 
         assert inside(house, show, **unsealed) == ""
     finally:
         os.close(handle)
-    if is_docker(house):
+    if house.containers:
         return  # its container is not a child of ours: there is no way to have it inherit one
 
     def leaky(launch: Launch) -> Launch:
@@ -104,8 +110,8 @@ def test_no_descriptor_of_the_host_s_is_inherited(house: House, tmp_path: Path) 
 
 
 def test_no_host_path_is_in_a_command_line(house: House) -> None:
-    if is_docker(house):
-        pytest.skip("the container's command line is docker's own, and holds none")
+    if house.containers:
+        pytest.skip("the container's command line is the engine's own, and holds none")
     show = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"
 
     def look(edit: Edit) -> tuple[str, str]:
@@ -160,14 +166,15 @@ def test_it_is_nobody_and_stays_so(house: House) -> None:
 def test_a_weaker_sandbox_is_noticed_at_hello(house: House) -> None:
     """The host's comparison is itself a wall: each of these is a control left out."""
     edits: dict[str, Edit] = {"seccomp": lambda launch: without(launch, "--seccomp", values=1)}
-    if is_docker(house):
+    if house.containers:
         edits = {
-            "seccomp": lambda launch: with_flags(launch, "--security-opt", "seccomp=unconfined"),
+            "seccomp": unfiltered,
             "cap_": lambda launch: replacing(launch, ("--cap-drop", "ALL"), ()),
             "no_new_privs": lambda launch: replacing(launch, ("--security-opt", "no-new-privileges"), ()),
-            "pid": lambda launch: replacing(launch, ("--init=false",), ("--init",)),
             "interfaces": lambda launch: replacing(launch, ("--network", "none"), ("--network", "host")),
         }
+        if house.engine.name == "docker" or find("catatonit"):  # podman brings no init of its own
+            edits["pid"] = lambda launch: replacing(launch, ("--init=false",), ("--init",))
     for word, edit in edits.items():
         gone = house.start("shell", edit=edit).wait_gone()
         assert gone.kind == "hello", word
@@ -180,8 +187,8 @@ def test_user_namespaces_and_mounts_are_refused(house: House) -> None:
     assert "made" not in seen and "mounted" not in seen and "end" in seen
 
     def leaky(launch: Launch) -> Launch:
-        if is_docker(house):
-            return with_flags(launch, "--security-opt", "seccomp=unconfined")
+        if house.containers:
+            return unfiltered(launch)
         launch = without(launch, "--seccomp", values=1)
         return without(launch, "--disable-userns") if "--disable-userns" in launch.argv else launch
 
@@ -200,7 +207,7 @@ def test_the_file_system_is_read_only_but_for_its_places(house: House) -> None:
     assert {p for p in writable if p.startswith("/dev/")} <= {"/dev/shm", "/dev/mqueue", "/dev/pts"} | DEVICES
 
     def leaky(launch: Launch) -> Launch:
-        if is_docker(house):
+        if house.containers:
             return without(launch, "--read-only")
         return replace(launch, inputs=(launch.inputs[0].replace(b"--ro-bind", b"--bind", 1), *launch.inputs[1:]))
 
@@ -211,7 +218,7 @@ def test_the_file_system_is_read_only_but_for_its_places(house: House) -> None:
 def test_what_is_written_in_tmp_cannot_be_run(house: House) -> None:
     run = "cp /bin/true /tmp/t && /tmp/t && echo ran"
     seen = inside(house, run)
-    if not is_docker(house):
+    if not house.containers:
         assert "noexec /tmp" in house.engine.probe().missing  # said aloud, because it is so
         assert "ran" in seen
         return
@@ -239,7 +246,7 @@ def test_there_is_no_network(house: House, listener: int) -> None:
     assert seen.split()[0] == "lo"
 
     def leaky(launch: Launch) -> Launch:
-        if is_docker(house):
+        if house.containers:
             return replacing(launch, ("--network", "none"), ("--network", "host"))
         return without(launch, "--unshare-net")
 
@@ -254,7 +261,7 @@ def test_odd_sockets_and_new_calls_are_refused(house: House) -> None:
     )
     seen = inside(house, ask)
     assert seen.split()[-1].isdigit()
-    if is_docker(house):
+    if house.containers:
         return  # its profile is docker's, of whatever version, and allows some of these
     assert "made" not in seen
     assert "made" in inside(house, ask, lambda launch: without(launch, "--seccomp", values=1))
@@ -275,7 +282,7 @@ def test_the_pipe_and_the_memory_of_process_1_are_closed_to_it(house: House) -> 
     w.until(lambda: w.frames)
     stolen = str(w.frames[0])
     assert "opened" in stolen and "listed" in stolen
-    if is_docker(house):  # bwrap passes our own pipe on; where the host is root, others may not open it
+    if house.containers:  # bwrap passes our own pipe on; where the host is root, others may not open it
         assert "frame" in stolen
 
 
@@ -294,7 +301,7 @@ def test_an_agent_s_modules_do_not_run_in_the_next_turn_s_runner(house: House) -
     isolated = ("/usr/bin/python3", "-I", "-S", "-B")
 
     def tempted(launch: Launch) -> Launch:
-        if is_docker(house):
+        if house.containers:
             flags, after = ("-e", "PYTHONPATH=/workspace/group"), "run"
         else:
             flags, after = ("--setenv", "PYTHONPATH", "/workspace/group"), "--clearenv"  # type: ignore[assignment]
@@ -314,21 +321,22 @@ def test_an_agent_s_modules_do_not_run_in_the_next_turn_s_runner(house: House) -
 def test_a_crash_leaves_no_core(house: House) -> None:
     unsealed = {"seal": False, "checks": {"dumpable": 0, "core_limit": 0}}
     assert inside(house, "ulimit -Hc", **unsealed).strip() == "0"
-    old, new = (("core=0",), ("core=1048576",)) if is_docker(house) else (("--core=0",), ("--core=1048576",))
+    old, new = (("core=0",), ("core=1048576",)) if house.containers else (("--core=0",), ("--core=1048576",))
     assert inside(house, "ulimit -Hc", lambda launch: replacing(launch, old, new), **unsealed).strip() not in {"0", ""}
 
 
 def test_nothing_it_says_is_logged_by_the_engine(house: House) -> None:
-    if not is_docker(house):
+    if not house.containers:
         pytest.skip("bubblewrap has no logs")
 
     def logged(edit: Edit) -> str:
         w: Watched = house.start("shell", edit=edit)
         w.run(f"echo {CANARY}")
-        done = subprocess.run(
-            ["docker", "logs", w.sandbox.spec.name], capture_output=True, text=True, timeout=20, check=False
-        )
-        return done.stdout
+        # The engine's own program, asked as the sandbox was asked for: podman may have a store of ours.
+        argv = house.engine.launch(w.sandbox.spec).argv
+        question = (*argv[: argv.index("run")], "logs", w.sandbox.spec.name)
+        return subprocess.run(question, capture_output=True, text=True, timeout=20, check=False).stdout
 
+    driver = "json-file" if house.engine.name == "docker" else "k8s-file"
     assert CANARY not in logged(nothing)
-    assert CANARY in logged(lambda launch: replacing(launch, ("--log-driver", "none"), ("--log-driver", "json-file")))
+    assert CANARY in logged(lambda launch: replacing(launch, ("--log-driver", "none"), ("--log-driver", driver)))

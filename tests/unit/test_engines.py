@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from host.engines import base, bubblewrap, choice, docker
+from host.engines import base, bubblewrap, choice, docker, oci
 from host.errors import EngineError, UserError
 from host.model import Image, Launch, Mount, Resources, Spec
 
@@ -109,7 +109,7 @@ def test_docker_is_never_asked_for_more_cpus_than_there_are() -> None:
     "source", ["/plain", "/a,b", '/say "hi"', "/a,target=/etc,readonly", "/new\nline", "/co:lon", "/equal=s", '/",x="'],
 )
 def test_a_mount_says_its_path_and_no_other_field(source: str) -> None:
-    (fields,) = csv.reader([docker.mount_value(a_mount(source, readonly=True))], strict=True)
+    (fields,) = csv.reader([oci.mount_value(a_mount(source, readonly=True))], strict=True)
     assert fields == [
         "type=bind", f"source={source}", "target=/workspace/group", "bind-propagation=rprivate",
         "bind-nonrecursive=true", "readonly",
@@ -117,7 +117,7 @@ def test_a_mount_says_its_path_and_no_other_field(source: str) -> None:
 
 
 def test_a_mount_is_writable_only_where_it_is_meant_to_be() -> None:
-    assert "readonly" not in docker.mount_value(a_mount())
+    assert "readonly" not in oci.mount_value(a_mount())
 
 
 def test_probe_reads_limits_back(tmp_path: Path) -> None:
