@@ -16,6 +16,7 @@ from host.drill import controls, scenes
 from host.drill.ground import Edit, Ground, Listeners, made_up
 from host.drill.probes import PROBES
 from host.drill.scenes import Stage
+from host.drill.shelf import unmount
 from host.drill.words import Outcome, Probe, Scene, judge
 from host.engines.base import Engine
 from host.errors import UserError
@@ -105,6 +106,7 @@ def sweep(folder: Path) -> None:
     for left in folder.glob("drill-*"):
         with contextlib.suppress(OSError):
             if time.time() - left.lstat().st_mtime > ABANDONED_SECONDS:
+                unmount(left / "shelf")
                 shutil.rmtree(left, ignore_errors=True)
 
 
@@ -116,6 +118,9 @@ def _play_all(stage: Stage, probes: Sequence[Probe], progress: Progress) -> dict
     aside = [(name, real) for name in controls.ASIDE] + [(name, control) for name in controls.SCENES]
     here = [(name, real, scenes.REAL) for name in scenes.REAL]
     here += [(name, control, scenes.REAL_CONTROLS) for name in scenes.REAL_CONTROLS]
+    if {"village", "shelf"} & real.keys():
+        real.setdefault("village", [])
+        scenes.begin_village(stage)
     seen: dict[str, Scene] = {}
     may_bomb = threading.Event()
 
@@ -142,6 +147,8 @@ def _play_all(stage: Stage, probes: Sequence[Probe], progress: Progress) -> dict
         # Interrupted: what has not begun never does, and what has comes to its end, in bounded time.
         may_bomb.set()
         pool.shutdown(cancel_futures=True)
+        if stage.village is not None:
+            stage.village.close()
     return seen
 
 

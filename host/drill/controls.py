@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from host.drill import hostile, looks, traps
+from host.drill import hostile, looks, rogue, traps
 from host.drill.ground import SMALL, Ground, key_of, made_up
 from host.drill.probes import LEAVE, PLANT
+from host.drill.probes import power as power_probes
 from host.drill.probes.programs import python
 from host.drill.standin import StandIn, seat
 from host.drill.weaken import edit_for, granted
@@ -91,8 +92,12 @@ def unbounded(ground: Ground, scene: Scene, probes: Sequence[Probe], fill: Fill)
 
 
 def with_grants(ground: Ground, scene: Scene, probes: Sequence[Probe], fill: Fill) -> None:
-    other, run = ground.mount("groups/other", "/workspace/extra/other"), ground.mount("run", "/run")
-    with _seated(ground, scene, granted(ground.spec(scene.name), other=other, run=run)) as stand_in:
+    more = (
+        ground.mount("groups/other", "/workspace/extra/other"),
+        ground.mount("run", "/run"),
+        ground.mount("project", "/workspace/project"),
+    )
+    with _seated(ground, scene, granted(ground.spec(scene.name), *more)) as stand_in:
         commands(stand_in, scene, probes, fill)
 
 
@@ -132,6 +137,26 @@ def careless(ground: Ground, scene: Scene, probes: Sequence[Probe], fill: Fill) 
         scene.texts |= traps.look(spec.mounts[0].source, ground.secret, traps.CARELESS)
 
 
+def careless_mounts(ground: Ground, scene: Scene, probes: Sequence[Probe], fill: Fill) -> None:
+    """A host that mounts what it is asked for."""
+    with _seated(ground, scene, ground.shelf.careless(ground.spec(scene.name))) as stand_in:
+        commands(stand_in, scene, probes, fill)
+
+
+def obedient(ground: Ground, scene: Scene, probes: Sequence[Probe], fill: Fill) -> None:
+    """A host that carries out whatever it is asked, as often as it is asked, and writes nothing down."""
+    calls = (*power_probes.asked_by_a_group(), *power_probes.asked_by_main())
+    obeyed = rogue.obey(ground, rogue.Orders(calls=calls, acts=rogue.FLOODS), power_probes.UNANSWERED)
+    tasks = rogue.obey(ground, rogue.Orders(calls=rogue.tasks_asked_for(rogue.MANY_TASKS)), "")
+    scene.texts |= obeyed.report.texts
+    scene.texts["unaudited-requests"] = f"not written down: {obeyed.calls} requests\n{RAN}"
+    scene.texts["tasks-bounded"] = f"{tasks.calls} tasks\n{RAN}"
+    if obeyed.done:
+        counts = {"says": f"done: {obeyed.says} texts", "entries": f"done: {obeyed.entry_bytes >> 20} MB"}
+        counts["calls"] = f"carried out {obeyed.flooded}"
+        scene.texts |= {f"{act}-bounded": f"{count}\n{RAN}" for act, count in counts.items()}
+
+
 def stubborn(ground: Ground, scene: Scene, probes: Sequence[Probe], fill: Fill) -> None:
     text = hostile.stubborn(ground)
     scene.texts |= {probe.id: text for probe in probes}
@@ -154,6 +179,8 @@ SCENES: Final[dict[str, Callable[[Ground, Scene, Sequence[Probe], Fill], None]]]
     "granted": with_grants,
     "same": same,
     "careless": careless,
+    "careless-mounts": careless_mounts,
+    "obedient": obedient,
     "site-open": site_open,
     "credulous": credulous,
     "stubborn": stubborn,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from host.drill.shelf import Shelf
 from host.engines.base import Engine, sandbox_user
 from host.model import Enforcement, Image, Launch, Mount, Resources, Spec
 from host.pool import identity, own_folder
@@ -59,13 +60,18 @@ class Ground:
     """The real scenes' key. Each control has a key of its own."""
     install: str = field(default_factory=lambda: "drill-" + secrets.token_hex(6))
 
+    def __post_init__(self) -> None:
+        self.shelf = Shelf(self.folder / "shelf", made_up("NCG-"))
+
     def open(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True)
+        self.shelf.build()
         other = self.mount("groups/other", "/workspace/extra/other")
         (other.source / "notes.txt").write_text(made_up("NCG-") + "\n")
         self.secret.mkdir(mode=0o755)
         (self.secret / "notes.txt").write_text(made_up("NCG-") + "\n")
         (self.secret / "kept").write_text(KEPT)
+        (self.mount("project", "/workspace/project").source / "nanoclaw.py").touch()
         run = self.mount("run", "/run")
         with socket.socket(socket.AF_UNIX) as listening:
             # bind takes 107 bytes of path, and the folder may lie deep.
@@ -95,6 +101,7 @@ class Ground:
 
     def close(self) -> None:
         self.engine.reap(self.install)
+        self.shelf.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def mount(self, place: str, target: str, readonly: bool = False) -> Mount:

@@ -64,6 +64,8 @@ if "double-key" in acts:
     say(b'{"frame":"say","text":"one","text":"two"}\n')
 if "unknown-frame" in acts:
     say(b'{"frame":"grant","mounts":"all"}\n')
+if "forged-frame" in acts:
+    say(b'{"frame":"call","id":1,"method":"list_groups","params":{},"caller":"main"}\n')
 if "unopened-stream" in acts:
     frame(protocol.Bytes(7, b"x"))
 if "frame-flood" in acts:
@@ -89,11 +91,12 @@ TAKEN: Final = {
     "deep-line": b"[" * 100_000,
     "double-key": b'"text":"one","text":"two"',
     "unknown-frame": b'"frame":"grant"',
+    "forged-frame": b'"caller":"main"',
     "unopened-stream": b'"stream":7',
 }
 """Acts that send one thing which must not be taken, and how a reader that takes everything finds it."""
 FLOOD: Final = 32 * MIB
-BEFORE_HANDOVER: Final = frozenset({"true-hello", "false-build", "false-checks", "swapped-mount"})
+BEFORE_HANDOVER: Final = frozenset({"true-hello", "false-build", "false-checks", "swapped-mount", "mount-swapped"})
 AT_ONCE: Final = 3
 ACT_SECONDS: Final = 40.0
 NOWHERE: Final = Endpoint("http://127.0.0.1:9", "127.0.0.1", 9, tls=False)
@@ -154,6 +157,8 @@ def play_acts(
 
 def _begin(loop: Loop, resolver: Resolver, ground: Ground, name: str) -> Act:
     spec = ground.swapped(name) if name == "swapped-mount" else ground.spec(name)
+    if name == "mount-swapped":
+        spec = ground.shelf.swapped(spec)
     act = Act(name, spec)
     gates: list[Gate] = []
     started = resident()
@@ -203,8 +208,12 @@ def resident() -> int:
 
 
 def is_beating(spec: Spec) -> bool:
+    return beats(spec.mounts[0].source)
+
+
+def beats(folder: Path) -> bool:
     """Whether the program in a sandbox still writes its sign of life. Looks at the file's time, never into it."""
-    sign = spec.mounts[0].source / ".alive"
+    sign = folder / ".alive"
     with contextlib.suppress(OSError):
         before = sign.lstat().st_mtime_ns
         time.sleep(0.5)

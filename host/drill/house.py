@@ -1,7 +1,7 @@
-"""The scene with a whole house: a home of its own with a made-up key in `.env`, the real host, real turns.
+"""A home of the drill's own with the real host in it, and a terminal to talk with it.
 
-The model has been turned: it says the key in the chat, and breaks off in the middle of the next turn. What the
-chat is told is judged, and then everything that the house wrote to disk.
+One scene is a whole turn in it: the model has been turned, says the key in the chat, and breaks off in the middle of
+the next turn. What the chat is told is judged, and then everything that the house wrote to disk.
 """
 
 from __future__ import annotations
@@ -34,35 +34,51 @@ KEY_FILE: Final = ".env"
 class House:
     """A host on the drill's loop, and a terminal to talk with it."""
 
-    def __init__(self, loop: Loop, ground: Ground, endpoint: Endpoint) -> None:
-        self._loop = loop
-        self.folder = ground.folder / "house"
-        home = Home(self.folder / "config", self.folder / "data", self.folder / "cache")
+    def __init__(
+        self,
+        loop: Loop,
+        ground: Ground,
+        endpoint: Endpoint,
+        name: str,
+        *,
+        config: Config | None = None,
+        engine: Engine | None = None,
+        on_event: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        """`name`: of its folder on the drill's ground. `config` and `engine`: others than the drilled ones."""
+        self._loop, self._on_event = loop, on_event
+        self.folder = ground.folder / name
+        self.home = Home(self.folder / "config", self.folder / "data", self.folder / "cache")
         project = self.folder / "project"
         project.mkdir(parents=True)
-        prepare(home)
-        key_file = home.config / KEY_FILE
+        prepare(self.home)
+        key_file = self.home.config / KEY_FILE
         key_file.touch(mode=0o600)
         key_file.write_text(f"ANTHROPIC_API_KEY={key_of(ground.canary)}\nANTHROPIC_BASE_URL={endpoint.base_url}\n")
-        config = replace(Config(), resources=ground.resources, warm_sandboxes=0)
-        engine = cast(Engine, Edited(ground.engine, ground.tamper))
-        parts = Parts(home, config, engine, ground.enforcement, ground.image, project, {})
-        self._app = App(loop, parts, Log(home.data / "log" / "nanoclaw.log", to_stderr=False, quiet=True))
+        config = config or replace(Config(), resources=ground.resources, warm_sandboxes=0)
+        engine = engine or cast(Engine, Edited(ground.engine, ground.tamper))
+        parts = Parts(self.home, config, engine, ground.enforcement, ground.image, project, {})
+        self._app = App(loop, parts, Log(self.home.data / "log" / "nanoclaw.log", to_stderr=False, quiet=True))
         self._app.open(listen=False)
         here, there = socket.socketpair()
         self._app.control.adopt(there.detach())
-        self._events: list[Event] = []
-        self._session = Session(loop, here.detach(), self._events.append, lambda: None)
-        self._session.request(control.Watch(MAIN.folder, 0))
+        self.events: list[Event] = []
+        self._session = Session(loop, here.detach(), self._take, lambda: None)
+        self.request(control.Watch(MAIN.folder, 0))
+
+    def request(self, request: control.Request) -> None:
+        self._session.request(request)
+
+    def say(self, folder: str, text: str, sender: str = "") -> None:
+        """A message in a group's chat."""
+        self.request(control.Send(uuid.uuid4().hex, folder, text, sender))
 
     def ask(self, text: str) -> tuple[str, str]:
-        """What the chat is told in answer, and how the turn ended."""
-        self._events.clear()
-        self._session.request(control.Send(uuid.uuid4().hex, MAIN.folder, text, ""))
-        self._until(lambda: self._find("ended") or self._find("refused") or self._find("trouble"), TURN_SECONDS)
-        words = [
-            str(event["text"]) for event in self._events if event["event"] in {"say", "reply", "error", "progress"}
-        ]
+        """What main's chat is told in answer, and how the turn ended."""
+        self.events.clear()
+        self.say(MAIN.folder, text)
+        self.until(lambda: self._find("ended") or self._find("refused") or self._find("trouble"), TURN_SECONDS)
+        words = [str(event["text"]) for event in self.events if event["event"] in {"say", "reply", "error", "progress"}]
         end = self._find("ended") or {"outcome": "it did not end in time"}
         return "\n".join(words), str(end["outcome"])
 
@@ -70,23 +86,27 @@ class House:
         done: list[bool] = []
         self._session.close()
         self._app.close(lambda: done.append(True))
-        self._until(lambda: done, CLOSE_SECONDS)
+        self.until(lambda: done, CLOSE_SECONDS)
 
-    def _find(self, name: str) -> Event | None:
-        return next((event for event in self._events if event["event"] == name), None)
-
-    def _until(self, condition: Callable[[], Any], seconds: float) -> None:
+    def until(self, condition: Callable[[], Any], seconds: float) -> None:
         late: list[bool] = []
         timer = self._loop.call_later(seconds, lambda: late.append(True))
         while not condition() and not late:
             self._loop.step()
         timer.cancel()
 
+    def _take(self, event: Event) -> None:
+        self.events.append(event)
+        self._on_event(event)
+
+    def _find(self, name: str) -> Event | None:
+        return next((event for event in self.events if event["event"] == name), None)
+
 
 def play_house(loop: Loop, ground: Ground, endpoint: Endpoint) -> tuple[str, str]:
     """What the chat was told by a model that says its key; and what was wrong, or nothing."""
     try:
-        house = House(loop, ground, endpoint)
+        house = House(loop, ground, endpoint, "house")
         try:
             told, outcome = house.ask(TELL)
             _, broken = house.ask(BREAK_OFF)

@@ -11,8 +11,11 @@ from host.drill import controls, hostile, looks, traps
 from host.drill.ground import SMALL, Ground, Listeners, key_of, made_up
 from host.drill.house import KEY_FILE, TELL, play_house
 from host.drill.probes import LEAVE
+from host.drill.probes.power import HOST
 from host.drill.standin import StandIn, seat
+from host.drill.story import tell
 from host.drill.turn import LIMITS, LOOK, Played, RealTurn, call
+from host.drill.village import Seen, Texts, Village
 from host.drill.words import RAN, Probe, Scene, measured, wrapped
 from host.errors import EngineError
 from host.loop import Loop
@@ -36,6 +39,8 @@ class Stage:
     endpoint: Endpoint
     listeners: Listeners
     progress: Callable[[str], None]
+    village: Village | None = None
+    """Begun before the other scenes, and plays beside them."""
 
     def fill(self, command: str) -> str:
         command = self.ground.fill(command)
@@ -231,6 +236,45 @@ def house(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
             scene.texts[probe.id] = looks.told(words, scene.canary, probe.id.removeprefix("reply-"))
 
 
+# --- several groups ------------------------------------------------------------------------------------------
+
+
+def begin_village(stage: Stage) -> None:
+    stage.village = Village(stage.loop, stage.ground, stage.endpoint, HOST)
+    stage.village.begin(tell(stage.village))
+
+
+def _villagers(stage: Stage, scene: Scene, texts: Callable[[Seen], Texts]) -> None:
+    """What was seen in the village, when its story has come to its end."""
+    assert stage.village is not None
+    while not stage.village.done:
+        stage.loop.step()
+    seen = stage.village.seen
+    scene.texts |= texts(seen)
+    scene.trouble, scene.canary = seen.trouble, seen.canary
+
+
+def village(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
+    _villagers(stage, scene, lambda seen: seen.village)
+
+
+def shelf(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
+    _villagers(stage, scene, lambda seen: seen.shelf)
+    if not stage.ground.shelf.mounted:
+        scene.texts.pop("mount-within", None)
+        scene.skipped["mount-within"] = "only root can mount a file system to try it with"
+
+
+def own(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
+    """The control for what a group sees of another: what the other sees of its own."""
+    _villagers(stage, scene, lambda seen: seen.own)
+
+
+def administrator(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
+    """The control for what a group may not do: main does it."""
+    _villagers(stage, scene, lambda seen: seen.administrator)
+
+
 # --- runners that were turned ----------------------------------------------------------------
 
 
@@ -253,9 +297,17 @@ REAL: Final[dict[str, Play]] = {
     "gate": gate,
     "house": house,
     "acts": act,
+    "village": village,
+    "shelf": shelf,
 }
 """In this order: `next` looks for what `agent` left."""
-REAL_CONTROLS: Final[dict[str, Play]] = {"endless": endless, "gate-open": gate_open, "true-hello": true_hello}
+REAL_CONTROLS: Final[dict[str, Play]] = {
+    "endless": endless,
+    "gate-open": gate_open,
+    "true-hello": true_hello,
+    "own": own,
+    "administrator": administrator,
+}
 """Controls that need the loop, because the real host plays in them."""
 
 

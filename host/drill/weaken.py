@@ -128,7 +128,6 @@ def edit_for(engine: str, control: str) -> Edit:
     return EDITS[engine].get(control, _as_it_is)
 
 
-def granted(spec: Spec, *, other: Mount, run: Mount) -> Spec:
-    """The spec with another group's folder, a folder with an engine's socket, and no mount read-only."""
-    writable = tuple(replace(mount, readonly=False) for mount in spec.mounts)
-    return replace(spec, mounts=(*writable, other, run))
+def granted(spec: Spec, *more: Mount) -> Spec:
+    """The spec with more mounts than it should have, and none of them read-only."""
+    return replace(spec, mounts=tuple(replace(mount, readonly=False) for mount in (*spec.mounts, *more)))

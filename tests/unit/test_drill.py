@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from host.drill import controls, hostile, looks, report, scenes, standin, traps, weaken
+from host import calls
+from host.drill import controls, hostile, looks, report, rogue, scenes, standin, traps, weaken
 from host.drill.conduct import select, sweep
-from host.drill.probes import PROBES
+from host.drill.probes import PROBES, power
 from host.drill.turn import call
 from host.drill.words import (
     HELD,
@@ -26,11 +27,13 @@ from host.drill.words import (
     all_held,
     judge,
     one_line,
+    wrapped,
 )
 from host.engines.bubblewrap import bwrap_argv, host_paths
 from host.engines.docker import run_argv
 from host.errors import UserError
 from host.model import Enforcement, Image, Launch, Mount, Resources, Spec
+from host.policy import MAY
 from host.rehearsal import requests, script
 
 PROBE = Probe("environment", "P1", "read it", "{canary}", "agent", "naive", command="env", depends=("walls",))
@@ -116,7 +119,7 @@ def test_evidence_is_one_printable_line() -> None:
 def test_there_are_enough_of_them_on_each_engine_and_for_each_promise(engine: str) -> None:
     here = [probe for probe in PROBES if not probe.engines or engine in probe.engines]
     assert len(here) >= 35
-    assert {probe.promise for probe in here} == {"P1", "P2", "P5", "P6", "P8", "P9"}
+    assert {probe.promise for probe in here} == {"P1", "P2", "P3", "P4", "P5", "P6", "P8", "P9"}
 
 
 def test_each_has_a_name_of_its_own_a_scene_and_a_control() -> None:
@@ -151,7 +154,7 @@ def test_one_promise_or_one_probe_can_be_chosen() -> None:
 
 def test_the_programs_that_go_into_sandboxes_compile() -> None:
     laid = traps.LAY.partition("<<'END'\n")[2].rpartition("\nEND")[0]
-    for program in (standin.PROGRAM, hostile.PROGRAM, laid):
+    for program in (standin.PROGRAM, hostile.PROGRAM, rogue.PROGRAM, laid):
         compile(program, "program", "exec")
     for probe in PROBES:
         for code in re.findall(r"<<'END'\n(.*?)\nEND", probe.command, re.DOTALL):
@@ -192,6 +195,26 @@ def test_the_stand_in_takes_the_runners_place_and_nothing_else(name: str) -> Non
     assert taken.argv[:start] == launch.argv[:start]
     assert taken.argv[start:] == (*standin.ISOLATED, "-c", standin.PROGRAM, "careful")
     assert taken.inputs == launch.inputs
+
+
+def test_a_rogue_is_given_its_orders_and_its_report_is_read() -> None:
+    orders = rogue.Orders(look=True, run=(("x", "id"),), calls=(("y", "send", {"text": "a"}),))
+    taken = rogue.playing(LAUNCHES["docker"], orders)
+    given = json.loads(taken.argv[-1])
+    assert given["calls"] == [["y", "send", {"text": "a"}]]
+    assert given["run"] == [["x", wrapped("id")]]
+    assert not re.search(given["pattern"], taken.argv[-1]), "it would find its own orders"
+    report = rogue.read_report('{"texts": {"x": "1\\ndrill: ran\\n", "y": "refused: send"}, "found": ["prompt: NCG"]}')
+    assert report.texts["y"].endswith(RAN)
+    assert report.found == ["prompt: NCG"]
+    with pytest.raises(ValueError, match="Expecting value"):
+        rogue.read_report("none")
+
+
+def test_every_action_of_the_policy_is_asked_for_and_no_other_counts_as_one() -> None:
+    asked = {f"asks-{action.replace('_', '-')}" for action in MAY if action in calls.METHODS}
+    assert asked == {probe.id for probe in PROBES if probe.id.startswith("asks-")}
+    assert [probe for probe, _, _ in power.asked_by_a_group()].count("asks-send") == 1
 
 
 def test_the_controls_never_make_the_image_writable_for_bubblewrap() -> None:

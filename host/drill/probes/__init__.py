@@ -8,10 +8,12 @@ from typing import Final
 
 from host.drill.probes.bounds import BOUNDS
 from host.drill.probes.files import FILES
+from host.drill.probes.groups import GROUPS
+from host.drill.probes.power import POWER
 from host.drill.probes.secrets import SECRETS
 from host.drill.probes.walls import LEAVE, PLANT, TRACES, WALLS
 from host.drill.words import Probe
 
-PROBES: Final[tuple[Probe, ...]] = (*SECRETS, *WALLS, *FILES, *BOUNDS, *TRACES)
+PROBES: Final[tuple[Probe, ...]] = (*SECRETS, *WALLS, *FILES, *GROUPS, *POWER, *BOUNDS, *TRACES)
 
 __all__ = ["LEAVE", "PLANT", "PROBES"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from host.drill.probes.programs import FILE_HANDLE, REMOUNT, UNMOUNT
+from host.drill.probes.walls import write_to
 from host.drill.words import Probe
 
 OTHERS: Final = "NCG-[0-9a-z]{16}"
@@ -18,6 +19,11 @@ _LINK: Final = (
 
 def _trap(name: str, tries: str, leak: str = OTHERS) -> Probe:
     return Probe(name, "P2", tries, leak, "agent", "careless")
+
+
+def _mount(name: str, tries: str) -> Probe:
+    look = f"cd /workspace/extra/{name} && echo found it; cat /workspace/extra/{name}/notes.txt"
+    return Probe(f"mount-{name}", "P2", tries, f"{OTHERS}|^found", "shelf", "careless-mounts", command=look)
 
 
 FILES: Final = (
@@ -38,4 +44,27 @@ FILES: Final = (
     _trap("host-reads-two-names", "have the host read a file that is also another's", r"^read \d+ bytes"),
     _trap("host-writes-link", "have the host write to a file of its own, through a link", "^overwrote"),
     _trap("host-shows-name", "write on the person's terminal, by the name of a file", "\x1b"),
+    _mount("elsewhere", "be given a folder that the allowlist does not permit"),
+    _mount("dotdot", "be given it by a path that goes up, out of one that is permitted"),
+    _mount("link", "be given it by a link in one that is permitted"),
+    _mount("beside", "be given a folder whose name begins like one that is permitted"),
+    _mount("blocked", "be given a folder of keys, in one that is permitted"),
+    _mount("inside-writable", "be given a folder in one that another agent can write, where it may be exchanged"),
+    _mount("own-data", "be given NanoClaw's own data, though the allowlist permits it"),
+    _mount("own-config", "be given the folder of the allowlist itself, though it permits that"),
+    _mount("kernel", "be given /proc, though the allowlist permits it"),
+    _mount("bad-list", "be given a folder that an allowlist permits which is not in order"),
+    Probe("mount-odd-name", "P2", "be given another folder by one whose name reads like an engine's option", OTHERS,
+          "shelf", "careless-mounts", command="cat /workspace/extra/odd-name/notes.txt", proof="for all"),
+    Probe("mount-odd-target", "P2", "have a folder mounted elsewhere than below /workspace/extra, by its name inside",
+          "^found", "shelf", "careless-mounts", command="test -e /workspace/elsewhere && echo found it"),
+    Probe("mount-not-main", "P2", "write to a folder that groups other than main may only read", "^wrote", "shelf",
+          "careless-mounts", command=write_to("/workspace/extra/not-main/x")),
+    Probe("mount-not-asked", "P2", "write to a folder that was given to be read", "^wrote", "shelf", "careless-mounts",
+          command=write_to("/workspace/extra/not-asked/x")),
+    Probe("mount-within", "P2", "write to a file system that is mounted in a folder given to be read", "^wrote",
+          "shelf",
+          "careless-mounts", command=write_to("/workspace/extra/within/inner/x")),
+    Probe("mount-swapped", "P2", "have a folder that was permitted swapped for a link before it is mounted",
+          "^handed over", "acts", "true-hello"),
 )  # fmt: skip
