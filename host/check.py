@@ -12,7 +12,7 @@ from host.house import House
 from host.loop import Timer
 from host.model import Connection, Endpoint, Group
 from host.sandbox import Gone, Sandbox
-from runner.protocol import Bytes, Check, Checked, Close, Credit, Frame, Open, PeerError, Progress
+from runner.protocol import Bytes, Check, Checked, Close, Credit, Failed, Frame, Open, PeerError, Progress
 
 NO_MODEL: Final = Endpoint("", "", 0, tls=False)
 """No connection to it is ever allowed: no host has an empty name."""
@@ -82,6 +82,8 @@ class CheckRun:
                 pass  # nobody waits at a terminal for it
             case Checked(status, output):
                 self._end(status, output)
+            case Failed(_, message):
+                self._end(None, f"the check failed: {message}")
             case _:
                 raise PeerError(f"{type(untrusted_frame).__name__.lower()} during a check")
 

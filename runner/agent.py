@@ -55,7 +55,7 @@ class Agent:
         if self._tokens > self._turn.limits.tokens:
             used = f"{self._tokens} of {self._turn.limits.tokens}"
             raise TurnError("limit", f"The turn used up its tokens ({used}).")
-        answer = self._model.ask(self._system, self._messages, tools.schemas())
+        answer = self._model.ask(self._system, self._messages, tools.schemas(self._turn.tools))
         usage = answer.usage
         self._tokens += usage.input_tokens + usage.output_tokens + usage.cache_read_tokens + usage.cache_write_tokens
         return answer

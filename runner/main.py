@@ -11,9 +11,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
-from runner import children, protocol, seal, text
+from runner import children, protocol, seal, shell, text
 from runner.wire import EXIT_BUG, EXIT_LATE, Deadline, Wire, leave, take_stdio
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 THREAD_STACK: Final = 1024 * 1024
 M_ARENA_MAX: Final = -8
+CHECK_GRACE_SECONDS: Final = 5
+"""A check's command is ended at its time; this much later the process is."""
 
 
 def main(argv: list[str]) -> NoReturn:
@@ -51,12 +53,24 @@ def serve(hello: protocol.Hello, deadline_seconds: float, *, proxied: bool) -> N
     deadline = Deadline(deadline_seconds, lambda: leave(EXIT_LATE))
     wire.start()
     wire.send(hello)
-    context = ready(wire)
+    # Whoever sent a check waits for a command, and not for the model's SDK.
+    context = None if isinstance(wire.payload, protocol.Check) else ready(wire)
+    turn = wire.payloads.get()
+    if isinstance(turn, protocol.Check):
+        check(turn, wire, deadline, proxied=proxied)
     from runner import work
 
-    turn = wire.turns.get()
+    assert context is not None
     deadline.extend(turn.limits.seconds, lambda: wire.finish(_out_of_time(turn.limits.seconds)))
     wire.finish(carry_out(lambda: work.run(turn, wire, context, hello.mounts, proxied=proxied)))
+
+
+def check(wanted: protocol.Check, wire: Wire, deadline: Deadline, *, proxied: bool) -> NoReturn:
+    from runner import checking
+
+    late = protocol.Checked(shell.TIMED_OUT, "")
+    deadline.extend(wanted.seconds + CHECK_GRACE_SECONDS, lambda: wire.finish(late))
+    wire.finish(carry_out(lambda: checking.run(wanted, wire, proxied=proxied)))
 
 
 def ready(wire: Wire) -> ssl.SSLContext:
@@ -65,13 +79,16 @@ def ready(wire: Wire) -> ssl.SSLContext:
     gc.disable()
     from runner import pipe_http, work
 
-    context = work.warm_up() if wire.turns.empty() else pipe_http.tls_context()
+    context = work.warm_up() if wire.payload is None else pipe_http.tls_context()
     gc.freeze()
     gc.enable()
     return context
 
 
-def carry_out(run: Callable[[], protocol.Done]) -> protocol.Done | protocol.Failed:
+Last = TypeVar("Last", protocol.Done, protocol.Checked)
+
+
+def carry_out(run: Callable[[], Last]) -> Last | protocol.Failed:
     from runner.failures import TurnError
 
     try:

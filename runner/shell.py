@@ -18,6 +18,8 @@ WORKDIR: Final = "/workspace/group"
 FILETOOL: Final = Path(__file__).with_name("filetool.py")
 MAX_COMMAND: Final = 100_000
 """Linux takes at most 128 KiB in one argument."""
+TIMED_OUT: Final = 124
+"""As timeout(1) has it."""
 MAX_ANSWER: Final = 8 * 1024 * 1024
 CWD_LIMIT: Final = 4096
 PROXY_VARIABLES: Final = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy")
@@ -60,20 +62,31 @@ class Shell:
 
     def run(self, command: str, seconds: int, limit: int) -> tuple[str, bool]:
         """What the command printed and how it ended, and whether that is an error."""
-        if len(command.encode()) > MAX_COMMAND:
-            raise ToolError("the command is too long: write it to a file with write_file, and run that")
         seconds = max(1, min(seconds or self._limits.command_seconds, self._limits.command_seconds))
         lost = "" if os.path.isdir(self.cwd) else f"({self.cwd} is gone; back in {self._home})\n"  # noqa: PTH112
         if lost:
             self.cwd = self._home
+        outcome, printed = self._command(command, seconds, limit)
+        ending = _ending(outcome, seconds)
+        gap = "\n" if ending and printed and not printed.endswith("\n") else ""
+        return lost + printed + gap + ending, bool(ending)
+
+    def check(self, command: str, seconds: int, limit: int) -> tuple[int, str]:
+        """How the command ended, as a shell tells it (124: at its time limit), and what it printed."""
+        outcome, printed = self._command(command, seconds, limit)
+        if outcome.timed_out:
+            return TIMED_OUT, printed
+        return (outcome.status if outcome.status >= 0 else 128 - outcome.status), printed
+
+    def _command(self, command: str, seconds: int, limit: int) -> tuple[children.Outcome, str]:
+        if len(command.encode()) > MAX_COMMAND:
+            raise ToolError("the command is too long: write it to a file with write_file, and run that")
         note = f"/tmp/.cwd-{secrets.token_hex(8)}"  # noqa: S108
         captured = text.Capture(limit)
         argv = ["/bin/bash", "--noprofile", "--norc", "-c", PRELUDE.format(note=note) + command]
         outcome = self._spawn(argv, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), seconds, captured.feed)
         self.cwd = _take_note(note) or self.cwd
-        printed, ending = captured.text(), _ending(outcome, seconds)
-        gap = "\n" if ending and printed and not printed.endswith("\n") else ""
-        return lost + printed + gap + ending, bool(ending)
+        return outcome, captured.text()
 
     def file_tool(self, tool: str, arguments: dict[str, Any], limit: int) -> tuple[str, bool]:
         """One file tool, in its own process (see `filetool`)."""

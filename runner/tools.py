@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from runner import conversation, protocol, text
@@ -66,10 +67,22 @@ TABLE: Final[dict[str, tuple[str, dict[str, Any], tuple[str, ...]]]] = {
     ),
 }
 
+# What of an input tells a person most, in this order.
+GIST: Final = ("command", "path", "pattern", "text", "prompt", "folder", "group", "id", "host", "name")
+
 _TYPES: Final[dict[str, type]] = {"string": str, "integer": int, "boolean": bool}
 
 
-def schemas() -> list[dict[str, Any]]:
+Ask = Callable[[str, dict[str, Any]], protocol.Result | protocol.Refused]
+"""(method, params) → the host's answer."""
+
+
+def schemas(offered: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    """Our own tools, and what the host offers beside them, in its words."""
+    return [*_own(), *offered]
+
+
+def _own() -> list[dict[str, Any]]:
     return [
         {
             "name": name,
@@ -81,10 +94,22 @@ def schemas() -> list[dict[str, Any]]:
 
 
 class Tools:
-    def __init__(self, shell: Shell, limits: protocol.Limits, send: Callable[[protocol.Frame], None]) -> None:
+    def __init__(
+        self,
+        shell: Shell,
+        limits: protocol.Limits,
+        send: Callable[[protocol.Frame], None],
+        offered: Sequence[dict[str, Any]] = (),
+        ask: Ask | None = None,
+    ) -> None:
+        """`offered`: tools that the host carries out, asked through `ask`."""
         self._shell = shell
         self._limits = limits
         self._send = send
+        self._ask = ask
+        self._offered = {str(tool.get("name")) for tool in offered}
+        if clash := self._offered & TABLE.keys():
+            raise protocol.PeerError(f"the host offers tools under our own names: {', '.join(sorted(clash))}")
         self.said = False
         """Whether the chat was told anything before the end."""
 
@@ -101,7 +126,10 @@ class Tools:
         name, untrusted_input = call["name"], call["input"]
         self._send(protocol.Progress("tool", text.shorten(f"{name} {_gist(untrusted_input)}", 300)))
         try:
-            found, is_error = self._run(name, checked(name, untrusted_input), limit)
+            if name in self._offered:
+                found, is_error = self._ask_host(name, untrusted_input, limit)
+            else:
+                found, is_error = self._run(name, checked(name, untrusted_input), limit)
         except ToolError as e:
             found, is_error = f"{name}: {e}", True
         self._send(protocol.Progress("output", text.clip(found, SHOWN)))
@@ -113,6 +141,18 @@ class Tools:
         if name == "send_message":
             return self._say(arguments["text"])
         return self._shell.file_tool(name, arguments, limit)
+
+    def _ask_host(self, name: str, untrusted_input: Any, limit: int) -> tuple[str, bool]:
+        """The host checks what is asked: it knows what may be, and decides who may."""
+        if not isinstance(untrusted_input, dict) or self._ask is None:
+            raise ToolError("the input is not an object")
+        try:
+            answer = self._ask(name, text.clean(untrusted_input))
+        except (ValueError, RecursionError) as e:
+            raise ToolError(f"the host cannot be asked this: {e}") from e
+        if isinstance(answer, protocol.Refused):
+            return text.clip(f"The host refused: {answer.reason}", limit), True
+        return text.clip(json.dumps(answer.value, ensure_ascii=False), limit), False
 
     def _say(self, words: str) -> tuple[str, bool]:
         if not words.strip():
@@ -146,6 +186,4 @@ def checked(name: str, untrusted_input: Any) -> dict[str, Any]:
 def _gist(untrusted_input: Any) -> str:
     if not isinstance(untrusted_input, dict):
         return ""
-    return next(
-        (str(untrusted_input[key]) for key in ("command", "path", "pattern", "text") if key in untrusted_input), ""
-    )
+    return next((str(untrusted_input[key]) for key in GIST if key in untrusted_input), "")

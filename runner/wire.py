@@ -13,7 +13,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from runner import children, protocol
 from runner.streams import Streams
@@ -22,6 +22,8 @@ READ: Final = 64 * 1024
 FLUSH_SECONDS: Final = 5.0
 """How long a last frame may wait for a host that does not read."""
 MAX_INPUTS: Final = 1000
+MAX_CALL: Final = protocol.MIB
+"""Most bytes of a request to the host."""
 
 EXIT_DONE: Final = 0
 EXIT_BUG: Final = 70
@@ -50,9 +52,13 @@ class Wire:
         self._source = source
         self._sink = sink
         self._writing = threading.Lock()
-        self._had_turn = False
+        self.payload: protocol.Turn | protocol.Check | None = None
+        """What the host sent, once it has; also in `payloads`, to be waited for."""
+        self.payloads: queue.SimpleQueue[protocol.Turn | protocol.Check] = queue.SimpleQueue()
         self.streams = Streams(self.send)
-        self.turns: queue.SimpleQueue[protocol.Turn] = queue.SimpleQueue()
+        self._calls = 0
+        self._open_call = 0
+        self._answers: queue.SimpleQueue[protocol.Result | protocol.Refused] = queue.SimpleQueue()
         self._inputs: collections.deque[str] = collections.deque()
 
     def start(self) -> None:
@@ -62,6 +68,17 @@ class Wire:
         """The follow-ups that came since the last time."""
         return [self._inputs.popleft() for _ in range(len(self._inputs))]
 
+    def call(self, method: str, params: dict[str, Any]) -> protocol.Result | protocol.Refused:
+        """Ask the host, one thing at a time. It waits no longer than the turn lasts: the deadline ends the process.
+        `ValueError` if the request is too long for the pipe, or holds what has no UTF-8."""
+        self._calls += 1
+        frame = protocol.Call(self._calls, method, params)
+        if len(protocol.encode(frame)) > MAX_CALL:
+            raise ValueError(f"a request of more than {MAX_CALL} bytes")
+        self._open_call = self._calls
+        self.send(frame)
+        return self._answers.get()
+
     def send(self, frame: protocol.Frame) -> None:
         line = protocol.encode(frame)
         if len(line) > protocol.RUNNER_LINE_LIMIT:
@@ -69,7 +86,7 @@ class Wire:
         with self._writing:
             self._write(line)
 
-    def finish(self, frame: protocol.Done | protocol.Failed) -> NoReturn:
+    def finish(self, frame: protocol.Done | protocol.Failed | protocol.Checked) -> NoReturn:
         """Say the last word and leave. The first caller wins; the lock is never given back."""
         line = protocol.encode(frame)
         with contextlib.suppress(RuntimeError):  # the agent may have used up all threads
@@ -105,11 +122,11 @@ class Wire:
 
     def _take(self, frame: protocol.Frame) -> None:
         match frame:
-            case protocol.Turn():
-                if self._had_turn:
-                    raise protocol.PeerError("a second turn")
-                self._had_turn = True
-                self.turns.put(frame)
+            case protocol.Turn() | protocol.Check():
+                if self.payload is not None:
+                    raise protocol.PeerError("a second payload")
+                self.payload = frame
+                self.payloads.put(frame)
             case protocol.Input():
                 if len(self._inputs) >= MAX_INPUTS:
                     raise protocol.PeerError("too many inputs")
@@ -120,9 +137,13 @@ class Wire:
                 threading.Thread(target=self.finish, args=(stopped,), daemon=True).start()
             case protocol.Opened() | protocol.Bytes() | protocol.Credit() | protocol.Close():
                 self.streams.take(frame)
+            case protocol.Result() | protocol.Refused():
+                if frame.id != self._open_call:
+                    raise protocol.PeerError(f"{type(frame).__name__.lower()} for no call")
+                self._open_call = 0
+                self._answers.put(frame)
             case _:
-                # A result or a refusal answers a call, and this runner makes none.
-                raise protocol.PeerError(f"{type(frame).__name__.lower()} for no call")
+                raise protocol.PeerError(f"{type(frame).__name__.lower()} is no frame for a runner")
 
 
 def leave(status: int) -> NoReturn:

@@ -60,7 +60,8 @@ def run(
     if proxied:
         forwarder.start(wire.streams)
     env = shell.environment(turn.timezone, forwarder.URL if proxied else "")
-    carried = tools.Tools(shell.Shell(env, turn.limits, shell.WORKDIR), turn.limits, wire.send)
+    bash = shell.Shell(env, turn.limits, shell.WORKDIR)
+    carried = tools.Tools(bash, turn.limits, wire.send, turn.tools, wire.call)
     if turn.ca_pem:
         _trust(context, turn.ca_pem)
     transport = pipe_http.PipeTransport(wire.streams, context)

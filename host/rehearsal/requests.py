@@ -7,7 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 STATUSES: Final = ("400", "401", "413", "429", "500", "529")
@@ -25,6 +25,8 @@ I understand, one request on a line:
   what do you remember?
   repeat TEXT
   say TEXT first         a message before the turn ends
+  say nothing            an empty reply
+  tool NAME {{{{JSON}}}}       any tool that this turn offers, and what it answered
   think slowly SECONDS   an answer that takes its time, to be stopped
   fail KIND [TIMES]      {{kinds}}
   help
@@ -38,6 +40,11 @@ MAX_SLOW_SECONDS: Final = 300.0
 class Speak:
     text: str
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Answer with nothing at all."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Fail:
     times: int
 
 
-Step = Speak | Recall | Recite | TellKey | Use | Fail
+Step = Speak | Silence | Recall | Recite | TellKey | Use | Fail
 
 
 def _remember(match: re.Match[str]) -> Step:
@@ -95,6 +102,12 @@ def _call(match: re.Match[str]) -> Step | None:
     return Use(match["tool"], arguments, quiet=True) if isinstance(arguments, dict) else None
 
 
+def _tool(match: re.Match[str]) -> Step | None:
+    """The same, one at a time, and the result is said."""
+    step = _call(match)
+    return replace(step, quiet=False) if isinstance(step, Use) else None
+
+
 def _fail(match: re.Match[str]) -> Step | None:
     kind = match["kind"].lower()
     return Fail(kind, int(match["times"] or 1_000_000)) if kind in KINDS else None
@@ -106,6 +119,8 @@ GRAMMAR: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Step | Non
     for pattern, build in (
         (r"run\s+(?P<text>\S.*)", lambda m: Use("bash", {"command": m["text"]})),
         (r"call\s+(?P<tool>\w{1,64})\s+(?P<text>\{.*)", _call),
+        (r"tool\s+(?P<tool>\w{1,64})\s+(?P<text>\{.*)", _tool),
+        (r"say nothing\W*", lambda m: Silence()),
         (r"read\s+(?P<file>\S.*)", lambda m: Use("read_file", {"path": m["file"]})),
         (r"write\s+(?P<file>[^:]*[^:\s])\s*:\s*(?P<text>.*)", _write),
         (r"remember\s+(?:that\s+)?(?P<text>\S.*)", _remember),
@@ -125,7 +140,7 @@ GRAMMAR: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Step | Non
         (r"help\W*", lambda m: Speak(help_text())),
     )
 )
-_MESSAGE: Final = re.compile(r"<message\b[^>]*>(.*?)</message>", re.DOTALL)
+_MESSAGE: Final = re.compile(r"<(?:message|task)\b[^>]*>(.*?)</(?:message|task)>", re.DOTALL)
 _TRIGGER: Final = re.compile(r"@\S+[\s,:]+")
 
 

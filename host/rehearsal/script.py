@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from host.rehearsal.requests import ENDINGS, STOPS, Fail, Recall, Recite, Speak, Step, TellKey, Use, steps
+from host.rehearsal.requests import ENDINGS, STOPS, Fail, Recall, Recite, Silence, Speak, Step, TellKey, Use, steps
 
 MODEL: Final = "rehearsal-script"
 
@@ -179,7 +179,8 @@ def _reply(request: dict[str, Any], turn: Turn, tools: set[str], attempt: int, k
         return Answer(tuple(calls), "tool_use", size)
     # All that is said is said at the end: only a turn's last words reach the chat.
     texts = [text for step in (*done, *rest) for text in _spoken(step, request, key)]
-    return Answer(_on_lines(texts) or (Text("Done."),), "end_turn", size)
+    silent = any(isinstance(step, Silence) for step in rest)
+    return Answer(_on_lines(texts) or (() if silent else (Text("Done."),)), "end_turn", size)
 
 
 def _may_join(step: Step, calls: int) -> bool:
