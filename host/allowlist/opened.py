@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -79,11 +81,10 @@ def by_openat2(folder: int, relative: str) -> int:
     if not hasattr(os, "O_PATH"):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     how = _How(_FOLDER, 0, _BENEATH | _NO_SYMLINKS)
-    call = ctypes.CDLL(None, use_errno=True).syscall
-    call.restype = ctypes.c_long
+    call = _system_call()
     path = os.fsencode(relative)
     for left in reversed(range(_TRIES)):
-        fd: int = call(ctypes.c_long(_OPENAT2), ctypes.c_int(folder), path, ctypes.byref(how),
+        fd = call(ctypes.c_long(_OPENAT2), ctypes.c_int(folder), path, ctypes.byref(how),
                        ctypes.c_size_t(ctypes.sizeof(how)))  # fmt: skip
         if fd >= 0:
             return fd
@@ -91,6 +92,13 @@ def by_openat2(folder: int, relative: str) -> int:
         if failed != errno.EAGAIN or not left:  # EAGAIN: something was renamed while it walked
             raise OSError(failed, os.strerror(failed), relative)
     raise AssertionError("the last try returns or raises")
+
+
+@functools.cache
+def _system_call() -> Callable[..., int]:
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    call.restype = ctypes.c_long
+    return call
 
 
 def by_walk(folder: int, relative: str) -> int:

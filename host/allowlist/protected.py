@@ -10,7 +10,7 @@ import pwd
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -55,8 +55,9 @@ class Protected:
         others = (*_system(), *_homes(environ), *_program(environ), *_sockets(environ))
         granted = (Place(path, "a folder that an agent can write") for path in dict.fromkeys(writable))
         # A place that is not there closes nothing, but for our own, which may yet be made.
-        there = (place for place in map(_placed, others) if place.chain[0] is not None)
-        return cls((*map(_placed, own), *there), tuple(map(_placed, granted)))
+        known: dict[str, Identity | None] = {}
+        there = (place for each in others if (place := _placed(each, known)).chain[0] is not None)
+        return cls((*(_placed(each, known) for each in own), *there), tuple(_placed(each, known) for each in granted))
 
     def refusal(self, path: str, *, rw: bool) -> str | None:
         """Why the folder `path`, absolute and free of links, is closed; None if it is not."""
@@ -102,9 +103,16 @@ def is_beneath(path: str, folder: str) -> bool:
     return path != folder and path.startswith(folder.rstrip("/") + "/")
 
 
-def chain_of(path: str) -> tuple[Identity | None, ...]:
-    pure = PurePosixPath(path)
-    return tuple(_identity(str(each)) for each in (pure, *pure.parents))
+def chain_of(path: str, known: dict[str, Identity | None] | None = None) -> tuple[Identity | None, ...]:
+    """The identities of a path and of all that it lies in. `known`: what was looked up before, and now."""
+    known = {} if known is None else known
+    chain = []
+    while path:
+        if path not in known:
+            known[path] = _identity(path)
+        chain.append(known[path])
+        path = "" if path == "/" else path.rpartition("/")[0] or "/"
+    return tuple(chain)
 
 
 def _identity(path: str) -> Identity | None:
@@ -115,11 +123,11 @@ def _identity(path: str) -> Identity | None:
     return seen.st_dev, seen.st_ino
 
 
-def _placed(place: Place) -> Place:
+def _placed(place: Place, known: dict[str, Identity | None]) -> Place:
     real = place.path
     with contextlib.suppress(OSError):  # a link that is exchanged just now; by its numbers it is still known
         real = os.path.realpath(place.path)
-    return replace(place, path=real, chain=chain_of(real))
+    return replace(place, path=real, chain=chain_of(real, known))
 
 
 def _is_media(path: str, place: Place) -> bool:
