@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -75,7 +76,7 @@ def state(root: Root, closed: Protected) -> str:
 
 
 def show_roots(allowlist: Allowlist, found: dict[str, Any]) -> None:
-    rows = [[r["path"], access(r["rw"]), r["state"], r["description"]] for r in found["roots"]]
+    rows = [[r["path"], access(r["rw"]), r["state"].partition(":")[0], r["description"]] for r in found["roots"]]
     none = f"no folder is allowed yet ({allowlist.file}); to allow one: nanoclaw mounts allow PATH"
     if text := tables.table(("FOLDER", "ACCESS", "STATE", "DESCRIPTION"), rows, none):
         print(text, flush=True)
@@ -95,7 +96,7 @@ def access(rw: bool) -> str:
 def check(args: argparse.Namespace) -> int:
     home = home_of(args)
     # As it was written, `..` and all: what counts is where it leads.
-    path = os.path.join(os.getcwd(), os.path.expanduser(args.path or "."))  # noqa: PTH109, PTH111, PTH118
+    path = os.path.join(os.getcwd(), os.path.expanduser(named_path(args)))  # noqa: PTH109, PTH111, PTH118
     allowlist = Allowlist.load(home.config / FILE)
     groups = registered(args, home)
     group = named(groups, args.group or "main")
@@ -155,21 +156,26 @@ def explained(args: argparse.Namespace, group: str, path: str, verdict: Verdict)
         way = "to read" if verdict.readonly else "to read and to write"
         led = "" if verdict.real_path == path else f" ({tables.one_line(str(verdict.real_path))})"
         lines = [f"allowed: {group} would see {shown}{led} as {verdict.target}, {way}", f"why: {verdict.reason}"]
-        asked = "".join([" --rw" if args.rw else "", f" --as {args.name_inside}" if args.name_inside else ""])
-        return "\n".join([*lines, f"to give it: nanoclaw groups mount {group} {shown}{asked}"])
+        wish = ["groups", "mount", group, path, *(["--rw"] if args.rw else [])]
+        return "\n".join([*lines, command(*wish, *(["--as", args.name_inside] if args.name_inside else []))])
     lines = [f"refused: {group} would not be given {shown}", f"why: {tables.one_line(verdict.reason)}"]
     if not Path(path).exists():
         lines.append("it does not exist, or cannot be reached")
     elif verdict.real_path is None and "no folder that the allowlist permits" in verdict.reason:
-        lines.append(f"to permit it: nanoclaw mounts allow {shown}{' --rw' if args.rw else ''}")
+        lines.append(command("mounts", "allow", path, *(["--rw"] if args.rw else [])))
     return "\n".join(lines)
+
+
+def command(*words: str) -> str:
+    """What to type next, as a shell understands it."""
+    return f"next: {tables.one_line(shlex.join(['nanoclaw', *words]))}"
 
 
 # --- allow and deny ---------------------------------------------------------------------------------------
 
 
 def allow(args: argparse.Namespace) -> int:
-    home, path = home_of(args), absolute(args.path)
+    home, path = home_of(args), absolute(named_path(args))
     try:
         real = leads_to(path)
         check_folder(path, real)
@@ -186,12 +192,13 @@ def allow(args: argparse.Namespace) -> int:
         lines.append(f"not the folder itself ({reason}), but folders in it")
     if args.rw and change.allowlist.others_read_only:
         lines.append("groups other than main may only read it (nonMainReadOnly)")
-    lines.append(f"no group sees it yet: nanoclaw groups mount NAME {path}{' --rw' if args.rw else ''}")
+    lines.append("no group sees it yet")
+    lines.append(command("groups", "mount", "NAME", path, *(["--rw"] if args.rw else [])))
     return changed(args, path, change, closed, lines)
 
 
 def deny(args: argparse.Namespace) -> int:
-    home, path = home_of(args), absolute(args.path)
+    home, path = home_of(args), absolute(named_path(args))
     change = edit.deny(home.config / FILE, path)
     lines = list(change.done) or [f"{path} was not allowed: nothing was changed"]
     if change.done:
@@ -204,11 +211,15 @@ def changed(args: argparse.Namespace, path: str, change: edit.Change, closed: Pr
     return emit(args.json, found | record(change.allowlist, closed), "\n".join(map(tables.one_line, lines)))
 
 
+def named_path(args: argparse.Namespace) -> str:
+    if not args.path:
+        raise UserError("PATH is empty", "name a folder", status=2)
+    return str(args.path)
+
+
 def absolute(path: str) -> str:
     """As a file can hold it. Links stay as they are, so that the entry follows them; but not one with `..` after
     it, which would mean another folder."""
-    if not path:
-        raise UserError("PATH is empty", "name a folder", status=2)
     expanded = os.path.expanduser(path)  # noqa: PTH111
     whole = os.path.realpath(expanded) if ".." in expanded.split("/") else os.path.abspath(expanded)  # noqa: PTH100
     if not whole.isprintable():

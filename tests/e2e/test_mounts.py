@@ -148,6 +148,7 @@ def test_allow_and_deny(home: Path, srv: Path) -> None:
     for wrong in (str(srv / "nothing"), str(srv / "music/live/file"), str(home / "data"), "/proc", str(srv / ".ssh")):
         told(home, "mounts", "allow", wrong, status=1)
     told(home, "mounts", "check", str(srv), "--group", "nobody", status=2)
+    told(home, "mounts", "check", "", status=2)
 
 
 # --- in a sandbox -------------------------------------------------------------------------------------------
@@ -166,6 +167,9 @@ def test_an_agent_finds_what_it_was_given_until_it_is_taken_back(home: Path, srv
         assert "Read-only file system" in found
         runs(home, engine, f"echo {CANARY} > '/workspace/extra/a,b=\"c\"/written'")
         assert (srv / "shared/written").read_text() == f"{CANARY}\n"
+        assert answer(home, "mounts", "check", str(srv / "music"))["allowed"], "the host was asked for its groups"
+        refused = answer(home, "mounts", "check", str(srv / "shared/inner"), status=1)["reason"]
+        assert "a folder that an agent can write" in refused
         told(home, "mounts", "deny", str(srv / "music"))  # a warm sandbox has it still, and is not used
         gone = runs(home, engine, "ls /workspace/extra/ /workspace/extra/music")
         assert "No such file" in gone
