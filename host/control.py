@@ -9,6 +9,7 @@ one end of a socket pair, and nothing else differs.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import struct
@@ -96,6 +97,10 @@ def decode_request(untrusted: dict[str, Any]) -> Request:
     kinds = {key: typing.get_origin(hint) or hint for key, hint in typing.get_type_hints(cls).items()}
     if record.keys() != kinds.keys() or any(type(value) is not kinds[key] for key, value in record.items()):
         raise PeerError(f"{name}: wrong fields")
+    try:  # a lone surrogate, at any depth: neither the store nor a log could take it
+        json.dumps(record, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise PeerError(f"{name}: a text is not UTF-8") from None
     request: Request = cls(**record)
     return request
 
@@ -226,4 +231,3 @@ def peer_uid(connection: socket.socket) -> int:
     # macOS: struct xucred { u_int cr_version; uid_t cr_uid; … } by LOCAL_PEERCRED (1) at level SOL_LOCAL (0)
     credentials = connection.getsockopt(0, 1, 76)
     return int(struct.unpack_from("II", credentials)[1])
-

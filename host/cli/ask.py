@@ -10,7 +10,7 @@ from typing import Final
 
 from host import control
 from host.cli.out import Progress, emit, note, report, write
-from host.cli.session import Connection, Event, read_message, sender_of, why_not_called
+from host.cli.session import Connection, Event, check_group, read_message, sender_of, why_not_called
 from host.loop import Loop
 
 INTERRUPTED: Final = 130
@@ -19,6 +19,7 @@ INTERRUPTED: Final = 130
 
 def ask(args: argparse.Namespace) -> int:
     text, sender = read_message(args.text), sender_of(args)
+    check_group(args)
     loop = Loop()
     connection = Connection(loop, args, listen=True)
     asking = Asking(loop, args, connection, sender, text)

@@ -18,7 +18,7 @@ from typing import Any, Final
 from host import control, intake
 from host.cli.editor import Editor, Interrupt, Leave, Line, columns
 from host.cli.out import note, paint, report
-from host.cli.session import Connection, Event, sender_of, why_not_called
+from host.cli.session import Connection, Event, check_group, sender_of, why_not_called
 from host.loop import Loop
 from runner.protocol import MAX_TEXT
 
@@ -29,6 +29,7 @@ OWNER: Final = "owner"
 
 def chat(args: argparse.Namespace) -> int:
     sender = sender_of(args)
+    check_group(args)
     loop = Loop()
     connection = Connection(loop, args, listen=True)
     talk = Talk(loop, args, connection, sender)

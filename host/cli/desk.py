@@ -63,10 +63,12 @@ def carry_out_here(home: Home, method: str, params: dict[str, Any]) -> dict[str,
     """What a running host would do: the same calls on the same store, but there is no engine to be asked and nobody
     to be told. The home's lock is held."""
     from host import calls, config, source
-    from host.house import registered
 
     settings = config.load(home)
     with contextlib.closing(store.Store(home.data / "nanoclaw.db")) as opened:
-        registered(opened)
+        if not opened.groups():  # a new home, and only then: what it is made with knows every engine
+            from host.house import registered
+
+            registered(opened)
         desk = calls.Desk(store=opened, config=settings, home=home, now=time.time, project=str(source.ROOT))
         return calls.carry_out(desk, calls.Caller(None), method, params)

@@ -123,6 +123,12 @@ def home_of(args: argparse.Namespace) -> Home:
     return home
 
 
+def check_group(args: argparse.Namespace) -> None:
+    """Whether GROUP could be a group's name at all; the host knows whether it is one's."""
+    if not args.group.isprintable():
+        raise UserError(f"no group is named {args.group!r}", "nanoclaw groups lists them", status=2)
+
+
 def sender_of(args: argparse.Namespace) -> str:
     """Whose part the person plays (`--as`); empty: their own."""
     if args.sender is None:

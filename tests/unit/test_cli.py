@@ -287,6 +287,9 @@ WRONG = [
     "groups show caf\udce9",
     "ask --as  hello",
     "chat --as a\tb",
+    "chat --as caf\udce9",
+    "chat caf\udce9",
+    "ask --group caf\udce9 hello",
     "nonsense",
 ]
 

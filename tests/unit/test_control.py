@@ -51,6 +51,21 @@ def test_requests_survive_the_wire(request_: Request) -> None:
     assert control.decode_request(record) == request_
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Send("\udcff", "main", "hi", ""),
+        Send("1", "main", "hi", "\udcff"),
+        Watch("\udcff", 1),
+        Call("1", "x", {"a": [{"\udcff": 1}]}),
+    ],
+)
+def test_what_has_no_utf8_is_refused_before_the_store_meets_it(request_: Request) -> None:
+    (record,) = JsonLines(control.LINE_LIMIT).feed(control.encode_request(request_))
+    with pytest.raises(PeerError, match="UTF-8"):
+        control.decode_request(record)
+
+
 def test_the_longest_message_fits_however_it_is_escaped() -> None:
     assert len(control.encode_request(Send("x" * 64, "x" * 64, "\1" * MAX_TEXT, "x" * 200))) <= control.LINE_LIMIT
 
