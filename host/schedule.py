@@ -13,7 +13,9 @@ What the zone's clock does twice a year:
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
@@ -88,7 +90,8 @@ def next_run(schedule: Schedule, after: float) -> float | None:
     if schedule.kind == "once":
         at = instant(schedule)
         return at if at > after else None
-    return _next_cron(schedule.text, _zone(schedule.zone), after)
+    # Down to the second, since a datetime would round, and a time that comes in less than a microsecond be missed.
+    return _next_cron(schedule.text, _zone(schedule.zone), math.floor(after))
 
 
 def instant(schedule: Schedule) -> float:
@@ -146,6 +149,54 @@ def _check_once(text: str, zone: str, now: float) -> None:
 
 
 def _next_cron(text: str, zone: tzinfo, after: float) -> float | None:
+    if (count := len(text.split())) != len(_FIELDS):
+        fields = "one field" if count == 1 else f"{count} fields"
+        raise UserError(f"the cron schedule {text[:60]!r} has {fields}", _CRON_HINT, status=2)
+    minute, hour, *_ = text.split()
+    if minute.startswith("*") or hour.startswith("*"):
+        return _next_of_pace(text, zone, after)
+    shown = datetime.fromtimestamp(after, zone).replace(tzinfo=None)
+    times = (_existing(face, zone).timestamp() for face in _faces(text, shown))
+    # In the hour that is repeated the clock shows a time that has been as if it were to come.
+    return next((at for at in times if at > after), None)
+
+
+def _next_of_pace(text: str, zone: tzinfo, after: float) -> float | None:
+    """From one change of the clock to the next it runs evenly: what it is to show tells when that will be."""
+    at = datetime.fromtimestamp(after, UTC)
+    shown = at.astimezone(zone).replace(tzinfo=None)
+    while (face := next(_faces(text, shown), None)) is not None:
+        found = face.replace(tzinfo=UTC) - _offset(at, zone)
+        change = _first_change(at, found, zone)
+        if change is None:
+            return found.timestamp()
+        at = change
+        shown = at.astimezone(zone).replace(tzinfo=None) - timedelta(seconds=1)  # what it then shows counts too
+    return None
+
+
+def _first_change(at: datetime, until: datetime, zone: tzinfo) -> datetime | None:
+    """The first second up to `until` in which the clock goes otherwise than at `at`."""
+    offset, low = _offset(at, zone), at.replace(microsecond=0)
+    while low < until:
+        high = min(low + timedelta(days=1), until)  # no clock changes twice in a day
+        if _offset(high, zone) == offset:
+            low = high
+            continue
+        while steps := (high - low) // timedelta(seconds=2):
+            middle = low + timedelta(seconds=steps)
+            low, high = (middle, high) if _offset(middle, zone) == offset else (low, middle)
+        return high
+    return None
+
+
+def _offset(at: datetime, zone: tzinfo) -> timedelta:
+    return at.astimezone(zone).utcoffset() or timedelta(0)
+
+
+def _faces(text: str, after: datetime) -> Iterator[datetime]:
+    """What a clock that never changes shows at the times of this schedule. Time zones are not its business: the
+    package's own way with them misses times where clocks change by half an hour."""
     # Here and not above: the commands that need no schedule run without the packages of the host.
     try:
         from cronsim import CronSim, CronSimError
@@ -153,13 +204,8 @@ def _next_cron(text: str, zone: tzinfo, after: float) -> float | None:
         raise UserError(
             "cronsim is not installed, which reads cron schedules", "start NanoClaw by scripts/run"
         ) from None
-    if (count := len(text.split())) != len(_FIELDS):
-        fields = "one field" if count == 1 else f"{count} fields"
-        raise UserError(f"the cron schedule {text[:60]!r} has {fields}", _CRON_HINT, status=2)
     try:
-        times = CronSim(text, datetime.fromtimestamp(after, zone))
-        # In the hour that is repeated it looks at the clock's face alone, and may name a time that has been.
-        return next((at for at in (time.timestamp() for time in times) if at > after), None)
+        return CronSim(text, after)
     except CronSimError as e:
         raise UserError(*_cron_reason(text, str(e)), status=2) from None
 

@@ -169,14 +169,15 @@ class Tasks:
         """At start: the runs that an earlier host left, to be queued again, and those that it gives up, which are
         logged as failed. Of a task that rests none is queued again."""
         left = self._select("queued_for IS NOT NULL ORDER BY queued_for, created_at, id")
-        tried = dict(self._rows("SELECT id, tries FROM tasks WHERE queued_for IS NOT NULL"))
-        given_up = [task for task in left if task.state == "paused" or tried[task.id] >= MAX_TRIES]
+        known = self._rows("SELECT id, tries, begun_at FROM tasks WHERE queued_for IS NOT NULL")
+        tries, begun = {row[0]: row[1] for row in known}, {row[0]: row[2] or self._clock() for row in known}
+        given_up = [task for task in left if task.state == "paused" or tries[task.id] >= MAX_TRIES]
         again = [task for task in left if task not in given_up]
         lost = [TaskRun(task, task.queued_for or 0.0) for task in given_up]
         with self._transaction() as db:
             db.execute("UPDATE tasks SET begun_at = NULL")
             for run in lost:
-                self._log(db, run, "failed:interrupted", self._clock(), 0.0)
+                self._log(db, run, "failed:interrupted", begun[run.task.id], 0.0)
         return [TaskRun(task, task.queued_for or 0.0) for task in again], lost
 
     def begin(self, db: sqlite3.Connection, run: TaskRun) -> None:

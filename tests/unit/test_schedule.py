@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -67,6 +68,8 @@ def test_a_run_is_later_than_the_moment_it_is_asked_for() -> None:
     daily = cron("0 8 * * *")
     eight = at("2027-01-05T08:00")
     assert next_run(daily, eight - 0.001) == eight
+    for text in ("0 8 * * *", "*/15 * * * *"):
+        assert next_run(cron(text), math.nextafter(eight, 0)) == eight
     assert next_run(daily, eight) == at("2027-01-06T08:00")
     assert next_run(daily, eight + 0.25) == at("2027-01-06T08:00")
 
