@@ -25,6 +25,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -69,6 +70,11 @@ class Engine(Protocol):
     @property
     def wants_rootfs(self) -> bool:
         """Whether it runs the unpacked folder of the image: the caller unpacks it before `load`."""
+
+    @property
+    def verifies_mounts(self) -> bool:
+        """Whether its sandboxes share our kernel, so that what `hello` says of a folder can be compared with what
+        we opened. Else only that there are as many, and where."""
 
     @property
     def own_mounts(self) -> frozenset[str]:
@@ -203,7 +209,11 @@ def run(argv: Sequence[str], seconds: float, pass_fds: Sequence[int] = ()) -> An
 
 def readable(data: bytes) -> int:
     """A descriptor from which `data` can be read, for a program that is told its number. The caller closes it."""
-    fd = os.memfd_create("nanoclaw", os.MFD_CLOEXEC)
+    if not hasattr(os, "memfd_create"):  # another system than Linux
+        with tempfile.TemporaryFile() as unnamed:
+            fd = os.dup(unnamed.fileno())
+    else:
+        fd = os.memfd_create("nanoclaw", os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:
         file.write(data)
     os.lseek(fd, 0, os.SEEK_SET)

@@ -137,6 +137,7 @@ class Bubblewrap:
 
     name = "bubblewrap"
     wants_rootfs = True
+    verifies_mounts = True
     own_mounts = frozenset({"/workspace"})
 
     def __init__(self, program: str | None = None, root: bool | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from host.engines.apple import Apple
 from host.engines.base import Engine
 from host.engines.bubblewrap import Bubblewrap
 from host.engines.docker import Docker
@@ -16,6 +17,7 @@ from host.model import Enforcement
 ENGINES: Final[dict[str, Callable[[], Engine]]] = {
     "docker": Docker,
     "podman": Podman,
+    "container": Apple,
     "bubblewrap": Bubblewrap,
 }
 

@@ -48,6 +48,7 @@ class Docker:
 
     name = "docker"
     wants_rootfs = False
+    verifies_mounts = True
     own_mounts: frozenset[str] = frozenset()
 
     def __init__(self, program: str | None = None) -> None:

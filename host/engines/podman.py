@@ -59,7 +59,8 @@ def run_argv(spec: Spec, here: Here, image_id: str = "") -> tuple[str, ...]:
 def own_flags(spec: Spec, here: Here) -> tuple[str, ...]:
     """What docker does by itself, or has no word for."""
     return (
-        # `--read-only` mounts a tmpfs of any size on /run and /var/tmp as well: memory to fill.
+        # `--read-only` mounts a writable tmpfs of any size on /run and /var/tmp as well: memory to fill, for those
+        # whom the image lets write there.
         "--read-only-tmpfs=false",
         # Else /etc/hosts begins with the host's own. No flag for the resolver: without a network podman writes none.
         "--no-hosts",
@@ -100,6 +101,7 @@ class Podman:
 
     name = "podman"
     wants_rootfs = False
+    verifies_mounts = True
     own_mounts: frozenset[str] = frozenset()
 
     def __init__(self, program: str | None = None) -> None:

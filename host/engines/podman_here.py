@@ -92,7 +92,7 @@ def parse_info(answer: Answer) -> Info:
         raise EngineError(f"podman is installed, but does not work: {answer.reason[:300]}", *_hints(answer.reason))
     try:
         return _info(json.loads(answer.out))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as e:
         raise EngineError(
             "podman is installed, but what it says of itself cannot be read", "try it: podman info"
         ) from e
