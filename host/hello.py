@@ -21,14 +21,23 @@ REQUIRED: Final = {
 
 
 def fault(
-    untrusted_hello: Hello, spec: Spec, expect_build: str, claims: dict[str, int], own_mounts: frozenset[str]
+    untrusted_hello: Hello,
+    spec: Spec,
+    expect_build: str,
+    claims: dict[str, int],
+    own_mounts: frozenset[str],
+    *,
+    same_kernel: bool = True,
 ) -> str:
-    """What is wrong with it, in our words, or nothing. `claims` and `own_mounts` are the engine's."""
+    """What is wrong with it, in our words, or nothing. `claims`, `own_mounts` and `same_kernel` (see
+    `Engine.verifies_mounts`) are the engine's."""
     if untrusted_hello.version != VERSION:
         return f"it speaks version {untrusted_hello.version} of the pipe's language, not {VERSION}"
     if untrusted_hello.build != expect_build:
         return "its runner is of another build than this program"
-    return _check_fault(untrusted_hello.checks, spec, claims) or _mount_fault(untrusted_hello.mounts, spec, own_mounts)
+    if found := _check_fault(untrusted_hello.checks, spec, claims):
+        return found
+    return _mount_fault(untrusted_hello.mounts, spec, own_mounts, same_kernel)
 
 
 def _check_fault(untrusted_checks: dict[str, int], spec: Spec, claims: dict[str, int]) -> str:
@@ -42,11 +51,13 @@ def _check_fault(untrusted_checks: dict[str, int], spec: Spec, claims: dict[str,
     return ""
 
 
-def _mount_fault(untrusted_mounts: dict[str, str], spec: Spec, own_mounts: frozenset[str]) -> str:
+def _mount_fault(untrusted_mounts: dict[str, str], spec: Spec, own_mounts: frozenset[str], same_kernel: bool) -> str:
     """Device and inode as the sandbox sees them, against what was opened and judged. Between that and the mount
     the path may have come to mean another folder; and nothing may be there that was not asked for."""
     wanted = {mount.target: f"{mount.identity[0]}:{mount.identity[1]}" for mount in spec.mounts}
     for target, identity in wanted.items():
+        if not same_kernel and target in untrusted_mounts:  # another kernel has numbers of its own
+            continue
         if untrusted_mounts.get(target) != identity:
             return f"{target} is another folder than the one that was checked"
     extra = untrusted_mounts.keys() - wanted.keys() - own_mounts

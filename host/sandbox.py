@@ -168,7 +168,14 @@ class Sandbox:
 
     def _on_hello(self, untrusted_hello: Hello) -> None:
         claims, own_mounts = self._engine.claims(self.spec), self._engine.own_mounts
-        fault = hello.fault(untrusted_hello, self.spec, self._expect_build, claims, own_mounts)
+        fault = hello.fault(
+            untrusted_hello,
+            self.spec,
+            self._expect_build,
+            claims,
+            own_mounts,
+            same_kernel=self._engine.verifies_mounts,
+        )
         if fault:
             self._fail("hello", f"the sandbox is not what was asked for, and was given nothing: {fault}")
             return
@@ -338,7 +345,7 @@ def spawn(launch: Launch) -> tuple[subprocess.Popen[bytes], int, int, int]:
 
 
 def _channel(read_end: contextlib.ExitStack, write_end: contextlib.ExitStack) -> tuple[int, int]:
-    reading, writing = os.pipe2(os.O_CLOEXEC)
+    reading, writing = os.pipe()  # neither is inherited (PEP 446); macOS has no pipe2
     read_end.callback(os.close, reading)
     write_end.callback(os.close, writing)
     return reading, writing

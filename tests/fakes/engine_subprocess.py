@@ -13,6 +13,7 @@ class SubprocessEngine:
 
     name = "subprocess"
     wants_rootfs = False
+    verifies_mounts = True
     own_mounts: frozenset[str] = frozenset()
 
     def __init__(self, killer: tuple[str, ...] | None = None, remover: tuple[str, ...] | None = None) -> None:
