@@ -8,7 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = {"socket", "ssl", "http", "urllib", "ftplib", "smtplib", "socketserver", "asyncio", "xmlrpc", "webbrowser"}
 
-# module → why it needs sockets. Only `link` and `resolver` reach beyond this machine, and only for the gate.
+# module → why it needs sockets. Only `link` and `resolver` reach beyond this machine, and only for the
+# gate; and the doctor, when a person runs it.
 MAY = {
     "link": "connects to the address that the gate vetted",
     "resolver": "looks up the names that the gate was asked for",
@@ -16,6 +17,7 @@ MAY = {
     "cli.session": "a socket pair within this process",
     "credentials.endpoint": "parses a URL (urllib.parse)",
     "credentials.scrub": "knows how URLs escape (urllib.parse)",
+    "doctor.endpoint": "asks the configured endpoint, and no other, whether it answers",
     "rehearsal.child": "listens on loopback",
     "rehearsal.server": "answers on loopback",
 }
