@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
-    5: ("app", "asking", "attempt", "calls", "check", "cli", "doctor", "drill", "house", "service", "tasks", "terminals"),
+    5: ("app", "asking", "attempt", "calls", "check", "cli", "doctor", "drill", "house", "service", "tasks",
+        "terminals"),
     4: ("sandbox", "pool", "mounts", "gate", "link", "resolver", "control", "channels", "rehearsal"),
     3: ("config", "store", "migrations", "allowlist", "beneath", "credentials", "engines", "lines", "loop", "log",
         "parcels", "source"),
