@@ -12,6 +12,10 @@ from host.model import Image
 from host.rehearsal.child import Rehearsal
 from tests.conftest import CACHE, require_engine
 
+EVERY = ["docker", "podman", "bubblewrap"]
+"""For the few tests that run on podman too, which differs from docker in how a sandbox is started and in nothing
+that the rest of the house sees: `@pytest.mark.parametrize("engine", EVERY, indirect=True)`."""
+
 
 @pytest.fixture(params=["docker", "bubblewrap"])
 def engine(request: pytest.FixtureRequest, image: Image) -> str:

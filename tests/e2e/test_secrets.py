@@ -16,6 +16,7 @@ from host.model import Image
 from host.rehearsal.child import Rehearsal
 from tests.conftest import require_engine
 from tests.e2e.cli import command, environment, wait_for
+from tests.e2e.conftest import EVERY
 
 # In two parts, so that this file does not hold what it looks for.
 KEY = "sk-ant-api03-" + "Qm7zTestKeyThatMustNeverLeak0123456789"
@@ -65,6 +66,10 @@ def processes_with(needle: bytes) -> list[str]:
 
 
 def engine_folders(engine: str) -> list[Path]:
+    if engine == "podman":
+        argv = ["podman", "info", "--format", "{{.Store.GraphRoot}} {{.Store.RunRoot}}"]
+        stores = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
+        return [folder for store in stores for folder in Path(store).iterdir() if folder.name != "overlay"]
     if engine != "docker":
         return []
     argv = ["docker", "info", "--format", "{{.DockerRootDir}}"]
@@ -79,6 +84,7 @@ def traces(home: Path, engine: str, needle: bytes) -> list[str]:
 
 
 @needs_root
+@pytest.mark.parametrize("engine", EVERY, indirect=True)
 def test_the_key_is_nowhere_during_and_after_a_turn_that_fails(home: Path, engine: str, model: str) -> None:
     settings = home / "config/.env"
     settings.parent.mkdir(mode=0o700, exist_ok=True)

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cli import Terminal, command, environment, nanoclaw, reply_of, rows, running, wait_for
+from tests.e2e.conftest import EVERY
 
 PROOF = "run id -u; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/1/status; cat /proc/net/dev"
 
 
+@pytest.mark.parametrize("engine", EVERY, indirect=True)
 def test_ask_is_answered_from_a_sealed_sandbox(home: Path, engine: str) -> None:
     done = nanoclaw(home, engine, "ask", PROOF)
     assert done.returncode == 0, done.stderr
@@ -147,6 +149,7 @@ def test_chat_shows_the_conversation_so_far(home: Path, engine: str) -> None:
     assert terminal.wait() == 0
 
 
+@pytest.mark.parametrize("engine", EVERY, indirect=True)
 def test_the_host_stops_on_sigterm_and_leaves_no_sandbox(home: Path, engine: str) -> None:
     with running(home, engine) as host:
         nanoclaw(home, engine, "ask", "repeat something")
