@@ -7,7 +7,7 @@ from typing import Final
 
 from runner import conversation, protocol, text, tools
 from runner.conversation import Block, Entry
-from runner.failures import TurnError
+from runner.errors import TurnError
 from runner.model import Answer, Model
 from runner.tools import Tools
 

@@ -10,6 +10,8 @@ from runner.wire import Wire
 
 OUTPUT_BYTES: Final = 16 * 1024
 """Most of what the command prints that the model is shown later."""
+NOT_RUN: Final = 126
+"""As shells have it for what cannot be executed."""
 
 
 def run(check: protocol.Check, wire: Wire, *, proxied: bool) -> protocol.Checked:
@@ -23,7 +25,3 @@ def run(check: protocol.Check, wire: Wire, *, proxied: bool) -> protocol.Checked
     except shell.ToolError as e:
         status, output = NOT_RUN, str(e)
     return protocol.Checked(status, output)
-
-
-NOT_RUN: Final = 126
-"""As shells have it for what cannot be executed."""

@@ -11,15 +11,6 @@ import httpx2
 from runner import text
 
 
-class TurnError(Exception):
-    """The turn ends without a reply. `kind` is one of `protocol.FAILURES`."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.message = message
-
-
 @dataclass(frozen=True)
 class Trouble:
     """One failed request: what it means, and whether the same request may do better in a moment."""

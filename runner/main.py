@@ -14,13 +14,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from runner import children, protocol, seal, shell, text
-from runner.wire import EXIT_BUG, EXIT_LATE, Deadline, Wire, leave, take_stdio
+from runner.errors import TurnError
+from runner.wire import EXIT_BUG, EXIT_LATE, EXIT_PEER, Deadline, Wire, leave, take_stdio
 
 if TYPE_CHECKING:
     import ssl
 
 THREAD_STACK: Final = 1024 * 1024
 M_ARENA_MAX: Final = -8
+FIRST_LOOK_SECONDS: Final = 0.1
+"""How long to wait for a payload before anything is got ready: a host that has one sends it at once."""
 CHECK_GRACE_SECONDS: Final = 5
 """A check's command is ended at its time; this much later the process is."""
 
@@ -53,14 +56,17 @@ def serve(hello: protocol.Hello, deadline_seconds: float, *, proxied: bool) -> N
     deadline = Deadline(deadline_seconds, lambda: leave(EXIT_LATE))
     wire.start()
     wire.send(hello)
-    # Whoever sent a check waits for a command, and not for the model's SDK.
-    context = None if isinstance(wire.payload, protocol.Check) else ready(wire)
-    turn = wire.payloads.get()
-    if isinstance(turn, protocol.Check):
+    # Whoever sends a check waits for a command, and not for the model's SDK.
+    payload = wire.wait_for_payload(FIRST_LOOK_SECONDS)
+    if isinstance(payload, protocol.Check):
+        check(payload, wire, deadline, proxied=proxied)
+    context = ready(wire)
+    turn = payload or wire.wait_for_payload(None)
+    if not isinstance(turn, protocol.Turn):
+        assert turn is not None
         check(turn, wire, deadline, proxied=proxied)
     from runner import work
 
-    assert context is not None
     deadline.extend(turn.limits.seconds, lambda: wire.finish(_out_of_time(turn.limits.seconds)))
     wire.finish(carry_out(lambda: work.run(turn, wire, context, hello.mounts, proxied=proxied)))
 
@@ -89,12 +95,13 @@ Last = TypeVar("Last", protocol.Done, protocol.Checked)
 
 
 def carry_out(run: Callable[[], Last]) -> Last | protocol.Failed:
-    from runner.failures import TurnError
-
     try:
         return run()
     except TurnError as e:
         return protocol.Failed(e.kind, text.clip(text.clean(e.message), 2000))
+    except protocol.PeerError as e:
+        sys.stderr.write(f"runner: the host broke the rules of the pipe: {e}\n")
+        leave(EXIT_PEER)
     except BaseException as e:  # noqa: BLE001 (a bug: it ends the turn, and in words)
         return _bug(e)
 

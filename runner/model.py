@@ -16,7 +16,8 @@ import anthropic
 import httpx2
 
 from runner import conversation, failures, protocol, text
-from runner.failures import KEY_HINT, TurnError
+from runner.errors import TurnError
+from runner.failures import KEY_HINT
 
 ATTEMPTS: Final = 4
 BACKOFF_SECONDS: Final = 1.0

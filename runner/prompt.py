@@ -66,10 +66,15 @@ def system(turn: protocol.Turn, now: datetime, mounted: Iterable[str], *, proxie
         _memory("This group's memory", GROUP),
     ]
     zone = _zone(turn.timezone)
-    notes = "\n".join(["From the program that runs you:", *turn.notes]) if turn.notes else ""
     clock = now.astimezone(zone).strftime(f"It is %A, %Y-%m-%d %H:%M, time zone {zone}.")
     role = MAIN if turn.is_main else ""
-    return [text.clean(piece) for piece in (introduction, role, *memories, notes, clock) if piece]
+    return [text.clean(piece) for piece in (introduction, role, *memories, _notes(turn.notes), clock) if piece]
+
+
+def _notes(notes: list[str]) -> str:
+    # One line each: a note may name what people chose a name for.
+    lines = [" ".join(note.split()) for note in notes]
+    return "\n".join(["From the program that runs you:", *lines]) if lines else ""
 
 
 def _zone(name: str) -> tzinfo:

@@ -8,25 +8,32 @@ from typing import Any, Final
 # What no terminal prints, NUL first of all: tab, newline and carriage return stay.
 _UNPRINTABLE: Final = {n: "\N{REPLACEMENT CHARACTER}" for n in [*range(32), 127] if chr(n) not in "\t\n\r"}
 _INT_LIMIT: Final = 2**63
+_MAX_DEPTH: Final = 64
+"""A model may nest as deep as it likes. The pipe takes 100 levels in a field, some of them around this value."""
 
 
 def printable(data: bytes) -> str:
     return data.decode("utf-8", "replace").translate(_UNPRINTABLE)
 
 
-def clean(value: Any) -> Any:
-    """A JSON value as the pipe takes it: no lone surrogates or NULs, no NaN, no number beyond 64 bits."""
+def clean(value: Any, depth: int = 0) -> Any:
+    """A JSON value as the pipe takes it: no lone surrogates or NULs, no NaN, no number beyond 64 bits, no bottomless
+    nesting."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
-    if isinstance(value, dict):
-        return {clean(str(key)): clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
+    if isinstance(value, dict | list | tuple):
+        return "(nested too deep)" if depth == _MAX_DEPTH else _clean_items(value, depth + 1)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, int) and not -_INT_LIMIT <= value < _INT_LIMIT:
         return str(value) if value.bit_length() < 4096 else "a very large number"
     return value
+
+
+def _clean_items(value: dict[Any, Any] | list[Any] | tuple[Any, ...], depth: int) -> Any:
+    if isinstance(value, dict):
+        return {clean(str(key)): clean(item, depth) for key, item in value.items()}
+    return [clean(item, depth) for item in value]
 
 
 def clip(text: str, limit: int) -> str:

@@ -72,7 +72,6 @@ GIST: Final = ("command", "path", "pattern", "text", "prompt", "folder", "group"
 
 _TYPES: Final[dict[str, type]] = {"string": str, "integer": int, "boolean": bool}
 
-
 Ask = Callable[[str, dict[str, Any]], protocol.Result | protocol.Refused]
 """(method, params) → the host's answer."""
 
@@ -107,9 +106,10 @@ class Tools:
         self._limits = limits
         self._send = send
         self._ask = ask
-        self._offered = {str(tool.get("name")) for tool in offered}
-        if clash := self._offered & TABLE.keys():
-            raise protocol.PeerError(f"the host offers tools under our own names: {', '.join(sorted(clash))}")
+        self._offered = [tool.get("name") for tool in offered]
+        names = [*TABLE, *self._offered]
+        if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            raise protocol.PeerError(f"the host offers a tool without a name, or two under one: {names}")
         self.said = False
         """Whether the chat was told anything before the end."""
 
@@ -152,7 +152,7 @@ class Tools:
             raise ToolError(f"the host cannot be asked this: {e}") from e
         if isinstance(answer, protocol.Refused):
             return text.clip(f"The host refused: {answer.reason}", limit), True
-        return text.clip(json.dumps(answer.value, ensure_ascii=False), limit), False
+        return text.clip(json.dumps(answer.value, ensure_ascii=False, separators=(",", ":")), limit), False
 
     def _say(self, words: str) -> tuple[str, bool]:
         if not words.strip():

@@ -53,8 +53,8 @@ class Wire:
         self._sink = sink
         self._writing = threading.Lock()
         self.payload: protocol.Turn | protocol.Check | None = None
-        """What the host sent, once it has; also in `payloads`, to be waited for."""
-        self.payloads: queue.SimpleQueue[protocol.Turn | protocol.Check] = queue.SimpleQueue()
+        """What the host sent, once it has."""
+        self._payload_came = threading.Event()
         self.streams = Streams(self.send)
         self._calls = 0
         self._open_call = 0
@@ -63,6 +63,11 @@ class Wire:
 
     def start(self) -> None:
         threading.Thread(target=self._guarded_read, name="pipe", daemon=True).start()
+
+    def wait_for_payload(self, seconds: float | None) -> protocol.Turn | protocol.Check | None:
+        """None if it did not come within `seconds` (None: as long as it takes)."""
+        self._payload_came.wait(seconds)
+        return self.payload
 
     def take_inputs(self) -> list[str]:
         """The follow-ups that came since the last time."""
@@ -126,7 +131,7 @@ class Wire:
                 if self.payload is not None:
                     raise protocol.PeerError("a second payload")
                 self.payload = frame
-                self.payloads.put(frame)
+                self._payload_came.set()
             case protocol.Input():
                 if len(self._inputs) >= MAX_INPUTS:
                     raise protocol.PeerError("too many inputs")

@@ -13,7 +13,7 @@ import httpx2
 
 from runner import forwarder, pipe_http, prompt, protocol, shell, tools
 from runner.agent import Agent
-from runner.failures import TurnError
+from runner.errors import TurnError
 from runner.model import Model, client
 from runner.wire import Wire
 

@@ -10,7 +10,7 @@ import pytest
 
 from runner import protocol, shell
 from runner.agent import CUT_CALL, CUT_REPLY, MAX_CUTS, Agent
-from runner.failures import TurnError
+from runner.errors import TurnError
 from runner.model import Answer
 from runner.protocol import Done, Entries, Frame, Say
 from runner.shell import Shell

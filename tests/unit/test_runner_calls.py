@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from runner import protocol, shell
+from runner import protocol, shell, text
 from runner.shell import Shell, ToolError
 from runner.tools import Tools, schemas
 from tests.fakes.agent_host import Host, turn
+from tests.fakes.agent_tls import read_request, serving
 
 OFFERED = [
     {
@@ -21,6 +26,8 @@ OFFERED = [
         "input_schema": {"type": "object", "properties": {}, "required": []},
     }
 ]
+LOADED = "grep -c pydantic_core /proc/$PPID/maps; true"
+"""How much of the model's SDK the runner has in its memory."""
 LIMITS = protocol.Limits(rounds=5, seconds=60, tokens=1000, command_seconds=20, output_bytes=1000)
 
 
@@ -76,10 +83,48 @@ def test_what_was_not_offered_is_no_tool(tmp_path: Path) -> None:
     assert asked == []
 
 
-def test_the_host_cannot_put_its_tool_in_the_place_of_ours(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "offered",
+    [
+        [{**OFFERED[0], "name": "bash"}],
+        [*OFFERED, *OFFERED],
+        [{**OFFERED[0], "name": None}],
+        [{"description": "of no name"}],
+    ],
+)
+def test_the_host_cannot_put_its_tool_in_the_place_of_another(tmp_path: Path, offered: list[dict[str, Any]]) -> None:
     bash = Shell(shell.environment("UTC", ""), LIMITS, str(tmp_path))
-    with pytest.raises(protocol.PeerError, match="bash"):
-        Tools(bash, LIMITS, lambda _: None, [{**OFFERED[0], "name": "bash"}])
+    with pytest.raises(protocol.PeerError):
+        Tools(bash, LIMITS, lambda _: None, offered)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(), max_size=9), inner, max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(st.characters(), max_size=9), json_values, max_size=3), st.integers(0, 300))
+def test_whatever_the_model_asks_is_a_frame_that_the_host_can_read(params: dict[str, Any], depth: int) -> None:
+    deep: Any = 1
+    for level in range(depth):
+        deep = [deep] if level % 2 else {"x": deep}
+    call = protocol.Call(1, "list_tasks", text.clean({**params, "deep": deep}))
+    assert protocol.decode(protocol.encode(call)[:-1], protocol.TO_HOST) == call
+    block = {"type": "tool_use", "id": "1", "name": "list_tasks", "input": {**params, "deep": deep}}
+    entry = {"role": "assistant", "content": text.clean([block])}
+    protocol.decode(protocol.encode(protocol.Entries([entry]))[:-1], protocol.TO_HOST)
+
+
+def test_what_is_nested_too_deep_is_said_and_not_sent() -> None:
+    deep: Any = "NCC-bottom"
+    for _ in range(200):
+        deep = [deep]
+    assert "nested too deep" in json.dumps(text.clean(deep))
+    assert "NCC-bottom" not in json.dumps(text.clean(deep))
 
 
 # --- a shell's check ------------------------------------------------------------------------------------------
@@ -124,6 +169,65 @@ def test_a_runner_carries_out_a_check_without_ever_having_had_a_key(host: Host) 
     checked = host.wait_for(protocol.Checked)
     assert (checked.status, checked.output) == (4, "found\n0\n")
     assert host.process.wait(10) == 0
+
+
+def test_who_waits_for_a_check_does_not_wait_for_the_model_s_sdk(host: Host) -> None:
+    host.wait_for(protocol.Hello)
+    host.send(protocol.Check(LOADED, 20, "UTC"))
+    assert host.wait_for(protocol.Checked).output == "0\n"
+
+
+def test_one_that_was_ready_for_a_turn_takes_a_check_too(host: Host) -> None:
+    host.wait_for(protocol.Hello)
+    until = time.monotonic() + 60
+    while not sdk_is_loaded(host.process.pid):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    host.send(protocol.Check(LOADED, 20, "UTC"))  # the control of the test before
+    assert host.wait_for(protocol.Checked).output != "0\n"
+
+
+def sdk_is_loaded(pid: int) -> bool:
+    return "pydantic_core" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_a_command_that_cannot_be_run_is_126(host: Host) -> None:
+    host.wait_for(protocol.Hello)
+    host.send(protocol.Check("x" * 200_000, 20, "UTC"))
+    checked = host.wait_for(protocol.Checked)
+    assert checked.status == 126
+    assert "too long" in checked.output
+
+
+def test_a_check_prints_no_more_than_fits(host: Host) -> None:
+    host.wait_for(protocol.Hello)
+    host.send(protocol.Check("head -c 3000000 /dev/zero | tr '\\0' x; echo; echo the-end", 20, "UTC"))
+    output = host.wait_for(protocol.Checked).output
+    assert len(output) < 20_000
+    assert "bytes cut here" in output
+    assert output.endswith("the-end\n")
+
+
+def test_stop_ends_a_check(host: Host) -> None:
+    host.wait_for(protocol.Hello)
+    host.send(protocol.Check("sleep 60", 60, "UTC"))
+    host.send(protocol.Stop("you asked"))
+    assert host.wait_for(protocol.Failed) == protocol.Failed("stopped", "you asked")
+    assert host.process.wait(10) == 0
+
+
+def test_a_check_reaches_out_through_the_proxy(tmp_path: Path) -> None:
+    def page(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\na page")
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        proxy = free.getsockname()[1]
+    with serving(page) as port, Host(tmp_path, "--proxy-port", str(proxy)) as host:
+        host.wait_for(protocol.Hello)
+        host.send(protocol.Check(f"curl -sS http://some.test:{port}/", 20, "UTC"))
+        assert host.wait_for(protocol.Checked) == protocol.Checked(0, "a page")
+        assert [(asked.kind, asked.host) for asked in host.gate.opened] == [("tool", "some.test")]
 
 
 def test_nothing_follows_a_check(host: Host) -> None:

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from runner import model, pipe_http, protocol
-from runner.failures import TurnError
+from runner.errors import TurnError
 from runner.model import ATTEMPTS, Answer, Model
 from tests.fakes.agent_host import KEY, turn
 
