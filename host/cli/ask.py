@@ -123,5 +123,5 @@ class Asking:
         if self.status == INTERRUPTED:  # twice: leave at once
             self._loop.stop()
         self.status = INTERRUPTED
-        self._session.request(control.StopTurn(self._args.group))
+        self._session.request(control.StopTurn(self._watching.get("group", self._args.group)))
         print("stopping …", file=sys.stderr)

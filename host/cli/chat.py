@@ -222,7 +222,7 @@ class Talk:
             handler(event)
 
     def _on_watching(self, event: Event) -> None:
-        self._watching = event
+        self._watching, self._group = event, event["group"]
         self._running = event["running"]
         for line in event["history"]:
             self._show_old(line)

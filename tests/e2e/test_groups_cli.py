@@ -14,7 +14,7 @@ import pytest
 
 from host.model import Image
 from tests.conftest import require_engine
-from tests.e2e.cli import Terminal, command, environment, nanoclaw, reply_of, rows, running
+from tests.e2e.cli import Terminal, command, environment, nanoclaw, reply_of, rows, running, wait_for
 
 BARE = environment(PATH="/nonexistent")
 """Where no engine could be found by anyone."""
@@ -223,6 +223,28 @@ def test_a_chat_tells_how_to_call_and_shows_who_wrote(hosted: Path) -> None:
     terminal.expect("hello mia(.|\n)*hello mia")
     terminal.type("\x04")
     assert terminal.wait() == 0
+
+
+def test_control_c_stops_a_turn_however_the_group_is_written(hosted: Path) -> None:
+    told(hosted, "groups", "add", "family", "--no-trigger")
+    terminal = Terminal(*command(hosted, "bubblewrap", "chat", "FAMILY"))
+    terminal.expect("listens in family")
+    terminal.type("think slowly 60\r")
+    wait_for(lambda: rows(hosted, "SELECT 1 FROM turns"))
+    terminal.expect(r"\w\w\w")
+    terminal.type("\x03")
+    terminal.expect("stopped")
+    terminal.type("\x04")
+    assert terminal.wait() == 0
+
+
+def test_a_question_that_calls_nobody_needs_no_host_that_runs(home: Path, image: Image) -> None:
+    require_engine("bubblewrap")
+    told(home, "groups", "add", "family")
+    done = nanoclaw(home, "bubblewrap", "ask", "--group", "family", "--json", "hello")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert reply_of(done)["outcome"] == "not called"
+    assert rows(home, "SELECT text FROM messages") == [("hello",)]
 
 
 def test_a_chat_over_a_pipe_ends_though_nobody_was_called(hosted: Path) -> None:
