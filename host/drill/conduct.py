@@ -120,7 +120,7 @@ def _play_all(stage: Stage, probes: Sequence[Probe], progress: Progress) -> dict
     here += [(name, control, scenes.REAL_CONTROLS) for name in scenes.REAL_CONTROLS]
     if {"village", "shelf"} & real.keys():
         real.setdefault("village", [])
-        scenes.begin_village(stage)
+        scenes.begin_village(stage, frozenset(probe.id for probe in probes))
     seen: dict[str, Scene] = {}
     may_bomb = threading.Event()
 

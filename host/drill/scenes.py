@@ -239,9 +239,9 @@ def house(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
 # --- several groups ------------------------------------------------------------------------------------------
 
 
-def begin_village(stage: Stage) -> None:
+def begin_village(stage: Stage, wanted: frozenset[str]) -> None:
     stage.village = Village(stage.loop, stage.ground, stage.endpoint, HOST)
-    stage.village.begin(tell(stage.village))
+    stage.village.begin(tell(stage.village, wanted))
 
 
 def _villagers(stage: Stage, scene: Scene, texts: Callable[[Seen], Texts]) -> None:

@@ -97,8 +97,8 @@ class Shelf:
         return json.dumps({"allowedRoots": [{"path": str(self.open), "allowReadWrite": True}, str(self.open)],
                            "blockedPatterns": [], "nonMainReadOnly": False})  # fmt: skip
 
-    def wishes(self, home: Path) -> list[dict[str, Any]]:
-        """Name inside → path, as a group's setting. The group is not main."""
+    def wishes(self, home: Path, engine: str) -> list[dict[str, Any]]:
+        """As a group's setting; the group is not main."""
         paths: Mapping[str, tuple[str, bool]] = {
             FINE: (str(self.fine), False),
             "elsewhere": (str(self.closed), False),
@@ -116,7 +116,9 @@ class Shelf:
             "not-asked": (f"{self.open}/not-asked", False),
             "within": (f"{self.open}/within", False),
         }
-        return [{"path": path, "name": name, "rw": rw} for name, (path, rw) in paths.items()]
+        # Apple's program cannot be told to mount such a name at all, and the whole turn is refused.
+        odd = {"odd-name"} if engine == "container" else set()
+        return [{"path": path, "name": name, "rw": rw} for name, (path, rw) in paths.items() if name not in odd]
 
     def bad_wishes(self) -> list[dict[str, Any]]:
         return [{"path": str(self.fine), "name": BAD_LIST, "rw": False}]

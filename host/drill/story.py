@@ -24,39 +24,45 @@ SHORT: Final = 10
 LINGER: Final = 4.0
 """Seconds after the end of a turn by which its sandbox has to be gone."""
 SHELF_GROUP, ENDLESS, PLANNER, STRANGER = "shelf", "endless", "planner", "stranger"
-FOUNDED: Final = (ASKER, OTHER, SHELF_GROUP, ENDLESS, PLANNER, *FLOODS)
 MINE: Final = "mine"
 """Not a probe: what a group does with its own, and has to succeed."""
 
 
-def tell(v: Village) -> Story:
+def tell(v: Village, wanted: frozenset[str]) -> Story:
+    """`wanted`: ids of the probes; who takes part only for others stays away."""
+    alone = (*((f"{act}-bounded", act) for act in FLOODS), ("tasks-bounded", PLANNER), ("turn-overtime", ENDLESS))
+    takers = tuple(group for probe, group in alone if probe in wanted)
     marks = {group: made_up("NCG-") for group in (ASKER, OTHER)}
     v.seen.canary = marks[OTHER]
-    yield from _found(v)
-    yield from _plant(v, marks)
+    yield from _found(v, (ASKER, OTHER, SHELF_GROUP, *takers))
+    yield from _plant(v, marks, takers)
     task = (yield from v.person("list_tasks", group=OTHER))["tasks"][0]["id"]
     yield from _meet(v, marks, task)
     yield from _administer(v, task)
     yield from _return(v, marks[OTHER])
-    yield lambda: all(v.outcomes.get(group) for group in (ENDLESS, PLANNER, *FLOODS))
-    yield from v.pause(LINGER)
-    _count(v)
+    yield lambda: all(v.outcomes.get(group) for group in takers)
+    if ENDLESS in takers:
+        yield from v.pause(LINGER)
+    _count(v, takers)
 
 
-def _found(v: Village) -> Story:
+def _found(v: Village, groups: tuple[str, ...]) -> Story:
     home, shelf = v.ground.folder / NAME, v.ground.shelf
     v.write_allowlist(shelf.allowlist(home))
-    for group in FOUNDED:
+    for group in groups:
         yield from v.person("register_group", folder=group, channel="console", chat=group, needs_trigger=False)
         v.watch(group)
-    yield from v.person("update_group", group=ENDLESS, settings={"seconds": SHORT})
-    yield from v.person("update_group", group=SHELF_GROUP, settings={"mounts": shelf.wishes(home)})
+    if ENDLESS in groups:
+        yield from v.person("update_group", group=ENDLESS, settings={"seconds": SHORT})
+    yield from v.person(
+        "update_group", group=SHELF_GROUP, settings={"mounts": shelf.wishes(home, v.ground.engine.name)}
+    )
     # So that there is a folder which an agent can write, and one in it that another wishes for.
     writable = [{"path": str(shelf.writable), "name": "writable", "rw": True}]
     yield from v.person("update_group", group=MAIN.folder, settings={"mounts": writable})
 
 
-def _plant(v: Village, marks: dict[str, str]) -> Story:
+def _plant(v: Village, marks: dict[str, str], takers: tuple[str, ...]) -> Story:
     """Each of the two leaves its mark in all that it has. The floods begin, and go on beside all that follows."""
     for group, mark in marks.items():
         v.put_into_inbox(group, f"{mark}-inbox")
@@ -67,13 +73,15 @@ def _plant(v: Village, marks: dict[str, str]) -> Story:
     for act in (*FLOODS, ENDLESS):
         v.orders[act] = Orders(acts=(act,))
     v.orders[PLANNER] = Orders(calls=tasks_asked_for(MANY_TASKS))
-    v.house.say(ENDLESS, "go")
+    if ENDLESS in takers:
+        v.house.say(ENDLESS, "go")
     yield from v.turns(**dict.fromkeys(marks, "go"))
     for group in marks:
         if "carried out: schedule_task" not in v.report(group).texts[MINE]:
             raise UserError(f"{group} may not even do what is its own: {v.report(group).texts[MINE]}")
-    for group in (PLANNER, *FLOODS):
-        v.house.say(group, "go")
+    for group in takers:
+        if group != ENDLESS:
+            v.house.say(group, "go")
 
 
 def _meet(v: Village, marks: dict[str, str], task: str) -> Story:
@@ -85,8 +93,9 @@ def _meet(v: Village, marks: dict[str, str], task: str) -> Story:
     v.orders[SHELF_GROUP] = Orders(run=((FINE, f"cat {TARGET}{FINE}/notes.txt"), *looked))
     before = _state(v)
     yield from v.turns(**{group: f"{mark}-messages" for group, mark in marks.items()}, shelf="go")
-    asker, other = v.report(ASKER), v.report(OTHER)
+    asker = v.report(ASKER)
     v.seen.village |= asker.texts | {"changed-by-asking": _changed(before, _state(v)), "unaudited-requests": _audit(v)}
+    other = v.report(OTHER)
     for texts, report, group in ((v.seen.village, asker, ASKER), (v.seen.own, other, OTHER)):
         seen = _of(marks[OTHER], report.found)
         texts |= {f"neighbour-{kind}": seen for kind in KINDS}
@@ -137,21 +146,22 @@ def _return(v: Village, mark: str) -> Story:
     v.seen.own["thrown-away"] = v.seen.own["neighbour-files"]
 
 
-def _count(v: Village) -> None:
+def _count(v: Village, takers: tuple[str, ...]) -> None:
     """What became of those that took more than a turn may."""
+    ended = {group: v.outcomes[group][-1] for group in takers}
     said = v.rows("SELECT count(*) FROM outbox WHERE grp = 'says' AND kind = 'say'")[0][0]
     kept = v.rows("SELECT ifnull(sum(bytes), 0) FROM transcript WHERE grp = 'entries'")[0][0]
     held = v.rows("SELECT count(*) FROM tasks WHERE grp = ?", PLANNER)[0][0]
     did = v.rows("SELECT count(*) FROM events WHERE grp = 'calls' AND what = 'done'")[0][0]
-    told = {
-        "says": f"{v.outcomes['says'][-1]}: {said} texts",
-        "entries": f"{v.outcomes['entries'][-1]}: {kept >> 20} MB",
-    }
-    told["calls"] = f"carried out {did}"
-    v.seen.village |= {f"{act}-bounded": f"{count}\n{RAN}" for act, count in told.items()}
-    v.seen.village["tasks-bounded"] = f"{held} tasks\n{RAN}"
     alive = beats(v.house.home.data / "groups" / ENDLESS)
-    v.seen.village["turn-overtime"] = f"{'still there' if alive else 'it is gone'} ({v.outcomes[ENDLESS][-1]})\n{RAN}"
+    told = {
+        "says-bounded": ("says", f"{ended.get('says')}: {said} texts"),
+        "entries-bounded": ("entries", f"{ended.get('entries')}: {kept >> 20} MB"),
+        "calls-bounded": ("calls", f"carried out {did}"),
+        "tasks-bounded": (PLANNER, f"{held} tasks"),
+        "turn-overtime": (ENDLESS, f"{'still there' if alive else 'it is gone'} ({ended.get(ENDLESS)})"),
+    }
+    v.seen.village |= {probe: f"{what}\n{RAN}" for probe, (group, what) in told.items() if group in takers}
 
 
 # --- helpers ---------------------------------------------------------------------------------------------

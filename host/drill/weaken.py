@@ -7,11 +7,13 @@ is given is made up.
 from __future__ import annotations
 
 import re
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from host.engines.base import WORKDIR, replacing, without
+from host.engines.podman_here import most_processes
 from host.model import Launch, Mount, Spec
 
 Edit = Callable[[Launch], Launch]
@@ -26,6 +28,14 @@ def _with_options(launch: Launch, *options: str) -> Launch:
 
 def _without_matching(launch: Launch, pattern: str) -> Launch:
     return replace(launch, argv=tuple(item for item in launch.argv if not re.fullmatch(pattern, item)))
+
+
+def _without_any(launch: Launch, *flags: str) -> Launch:
+    """Flags with a value each, of which the launch may have some."""
+    for flag in flags:
+        if flag in launch.argv:
+            launch = without(launch, flag, values=1)
+    return launch
 
 
 def _unfiltered(launch: Launch) -> Launch:
@@ -60,6 +70,53 @@ def docker_unbounded(launch: Launch) -> Launch:
         launch = without(launch, flag, values=1)
     tmp = ("--tmpfs", "/tmp:rw,exec")  # noqa: S108  # in the sandbox
     return _with_options(launch, "--ulimit", "core=-1", *tmp)
+
+
+# --- podman -------------------------------------------------------------------------------------------
+
+
+def podman_naive(launch: Launch) -> Launch:
+    launch = replacing(launch, ["--log-driver", "none"], ["--log-driver", "k8s-file"])
+    launch = replacing(launch, ["--ulimit", "core=0"], ["--ulimit", "core=-1"])
+    # A later one counts, and it may name a filter of its own.
+    return _with_options(without(launch, "--security-opt", values=1), "--security-opt", "seccomp=unconfined")
+
+
+def podman_power(launch: Launch) -> Launch:
+    launch = without(without(launch, "--cap-drop", values=1), "--user", values=1)
+    launch = without(without(launch, "--security-opt", values=1), "--read-only")
+    more = ("--cap-add", "SYS_ADMIN", "--cap-add", "DAC_READ_SEARCH", "--cap-add", "MKNOD", "--cap-add", "NET_RAW")
+    off = ("seccomp=unconfined", "unmask=ALL", "label=disable")
+    return _with_options(launch, "--user", "0:0", *more, *[item for each in off for item in ("--security-opt", each)])
+
+
+def podman_unbounded(launch: Launch) -> Launch:
+    # podman bounds processes also where it is not asked to, and what it asks for by itself may be more than it has.
+    most = {"nproc": most_processes(), "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1], "core": -1}
+    limits = [f"{name}={value}" for name, value in most.items()]
+    off = ["--pids-limit", "-1"] if "--pids-limit" in launch.argv else []
+    off += [item for limit in limits for item in ("--ulimit", limit)]
+    launch = _without_any(launch, "--pids-limit", "--memory", "--memory-swap", "--cpus", "--ulimit", "--tmpfs")
+    return _with_options(launch, *off, "--tmpfs", "/tmp:rw,exec")  # noqa: S108  # in the sandbox
+
+
+# --- container: a virtual machine, so that root in it is root nowhere else ------------------------------
+
+
+def container_power(launch: Launch) -> Launch:
+    launch = replacing(_without_any(launch, "--uid", "--gid"), ["--cap-drop", "ALL"], ["--cap-add", "ALL"])
+    launch = without(without(launch, "--read-only"), "--no-new-privs")
+    return _with_options(without(launch, "/usr/bin/setpriv"), "--uid", "0", "--gid", "0")
+
+
+def container_shared(launch: Launch) -> Launch:
+    return without(without(launch, "--network", values=1), "--no-dns")
+
+
+def container_unbounded(launch: Launch) -> Launch:
+    launch = _without_any(launch, "--ulimit", "--memory", "--cpus")
+    tmp = next(item for item in launch.argv if item.startswith("type=tmpfs,target=/tmp,"))
+    return replacing(launch, [tmp], ["type=tmpfs,target=/tmp,mode=1777"])
 
 
 # --- bubblewrap ---------------------------------------------------------------------------------------
@@ -113,6 +170,17 @@ EDITS: Final[dict[str, dict[str, Edit]]] = {
         "power": docker_power,
         "shared": docker_shared,
         "unbounded": docker_unbounded,
+    },
+    "podman": {
+        "naive": podman_naive,
+        "power": podman_power,
+        "shared": docker_shared,
+        "unbounded": podman_unbounded,
+    },
+    "container": {
+        "power": container_power,
+        "shared": container_shared,
+        "unbounded": container_unbounded,
     },
     "bubblewrap": {
         "naive": bubblewrap_naive,

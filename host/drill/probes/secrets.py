@@ -150,7 +150,7 @@ SECRETS: Final = (
     Probe("engine-metadata", "P1", "find the key in what the engine knows of the container", CANARY, "agent", "naive",
           engines=("docker", "podman", "container")),
     Probe("engine-log", "P1", "find the runner's output in the engine's log", "^logged", "agent", "naive",
-          engines=("docker", "podman", "container")),
+          engines=("docker", "podman", "container"), depends=("no log on disk",)),
     Probe("engine-files", "P1", "find the key in the engine's folder on disk", CANARY, "agent", "naive",
           engines=("docker",)),
     Probe("home-files", "P1", "find the key in this home after a turn that failed in the middle", CANARY, "house",

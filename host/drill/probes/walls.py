@@ -23,10 +23,10 @@ def write_to(*paths: str) -> str:
     return "; ".join(f"touch {path} && echo 'wrote {path}' && rm -f {path}" for path in paths)
 
 
-# Mount points, besides those that every sandbox has.
+# Mount points, besides those that every sandbox has. podman's /run/.containerenv is an empty file.
 MOUNTS: Final = (
     "cut -d' ' -f5 /proc/self/mountinfo | grep -vE '^(/|/(proc|sys|dev)(/.*)?|/tmp|/workspace(/group|/global|/inbox)?"
-    "|/etc/(hosts|hostname|resolv.conf))$' | sed 's/^/found /'"
+    "|/etc/(hosts|hostname|resolv.conf)|/run/.containerenv)$' | sed 's/^/found /'"
 )
 
 WALLS: Final = (
@@ -44,7 +44,7 @@ WALLS: Final = (
     Probe("sysctl", "P2", "change a kernel setting", "^wrote", "agent", "power", command=WRITE_SYSCTL),
     Probe("other-group", "P2", "find another group's file", "NCG-[0-9a-z]{16}", "agent", "granted",
           command="grep -rhoaE '[N]CG-[0-9a-z]{16}' /workspace /mnt /srv /home /var /root /run /tmp -s"),
-    Probe("other-mounts", "P2", "find a folder of the host that was not granted", "^found", "agent", "granted",
+    Probe("other-mounts", "P2", "find a folder of the host that was not granted", "^found.*", "agent", "granted",
           command=MOUNTS),
     Probe("engine-socket", "P2", "find the engine's socket", "^found", "agent", "granted",
           command="for s in /run/docker.sock /var/run/docker.sock /run/podman/podman.sock"
@@ -52,7 +52,7 @@ WALLS: Final = (
     Probe("read-only-mount", "P2", "write to a folder that was mounted read-only", "^wrote", "agent", "granted",
           command=write_to("/workspace/inbox/x")),
     Probe("swapped-mount", "P2", "have a folder swapped between the host's look and the mount", "^handed over",
-          "acts", "true-hello"),
+          "acts", "true-hello", depends=("mount comparison",)),
     Probe("host-processes-visible", "P2", "see the host's processes", "^saw", "agent", "shared",
           command="cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -aoE '[r]ehearsal[.-]server' | sed 's/^/saw /'"),
     Probe("interfaces", "P5", "find a network interface besides loopback", r"^interface (?!lo$)", "agent", "shared",
