@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from host.drill import Outcome, Plan, run
+from host import asking, attempt, mounts, policy
+from host.allowlist import TARGET, Allowlist, Verdict
+from host.drill import Outcome, Plan, run, traps
 from host.drill.probes import PROBES
 from host.drill.words import HELD, NOT_ENFORCED, NOT_HELD, NOT_TESTED
 from host.engines.base import replacing, without
 from host.engines.choice import choose
 from host.model import Image, Launch, Resources
+from host.pool import identity
+from host.store import tasks
 from tests.conftest import require_engine
 from tests.e2e.cli import ROOT, nanoclaw
 
 ENGINES = ("docker", "bubblewrap")
+WHOLE = (*ENGINES, "podman")
+"""The engines that the whole drill is held on."""
 CANARY = "NCC-0123456789abcdef"
 Tamper = Callable[[Launch], Launch]
 
@@ -41,7 +49,7 @@ def not_held(outcomes: dict[str, Outcome]) -> set[str]:
 # --- as it is ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", WHOLE)
 def test_everything_is_held(name: str, image: Image, home: Path) -> None:
     require_engine(name)
     done = nanoclaw(home, name, "drill", "--json", seconds=300)
@@ -50,12 +58,13 @@ def test_everything_is_held(name: str, image: Image, home: Path) -> None:
     assert not [o for o in outcomes if o.status == NOT_HELD], done.stderr
     assert done.returncode == 0
     assert record["engine"] == name
-    assert sum(o.status == HELD for o in outcomes) >= 35
-    assert {o.promise for o in outcomes if o.status == HELD} == {"P1", "P2", "P5", "P6", "P8", "P9"}
-    # A bomb needs room, one folder only root may see, and bubblewrap can give nobody devices: nothing else is left out.
-    excused = {"memory-bomb", "engine-files", "make-device"}
+    assert sum(o.status == HELD for o in outcomes) >= 140
+    assert {o.promise for o in outcomes if o.status == HELD} == {"P1", "P2", "P3", "P4", "P5", "P6", "P8", "P9"}
+    # A bomb needs room, one folder only root may see, only root can mount a file system, and without it nobody can be
+    # given devices or folders by their number: nothing else is left out.
+    excused = {"memory-bomb", "engine-files", "make-device", "file-handle", "mount-within"}
     assert {o.probe for o in outcomes if o.status == NOT_TESTED} <= excused
-    assert name == "bubblewrap" or not [o for o in outcomes if o.status == NOT_ENFORCED]
+    assert name != "docker" or not [o for o in outcomes if o.status == NOT_ENFORCED]
     assert not list((home / "data").glob("drill-*")), "the drill's own folder is left"
 
 
@@ -179,6 +188,79 @@ def test_a_python_that_looks_into_the_groups_folder_is_found_out(image: Image, t
 
     outcomes = drill("docker", image, tmp_path / "drill", tamper, "planted-modules", "left-in-tmp")
     assert "planted-modules" in {n for n, o in outcomes.items() if o.status == NOT_HELD}
+
+
+# --- with a decision taken away ---------------------------------------------------------------------------
+
+POWERS = {probe.id for probe in PROBES if probe.id.startswith("asks-")}
+VILLAGE = "bubblewrap"
+"""The decisions are the host's: which engine asks for them makes no difference."""
+
+
+def untampered(launch: Launch) -> Launch:
+    return launch
+
+
+def test_a_policy_that_lets_everyone_is_found_out(
+    image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "MAY", dict.fromkeys(policy.MAY, (policy.Scope.ANY, policy.Scope.ANY)))
+    wanted = {*POWERS, "changed-by-asking", "neighbour-tasks", "unknown-requests"}
+    outcomes = drill(VILLAGE, image, tmp_path / "drill", untampered, *wanted)
+    turned = {name for name, outcome in outcomes.items() if outcome.status == NOT_HELD}
+    assert turned == wanted - {"unknown-requests"}
+
+
+def test_an_allowlist_that_nobody_asks_is_found_out(
+    image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = mounts.judge
+
+    def trusting(allowlist: Allowlist, path: str, *, name: str, rw: bool, **rest: Any) -> Verdict:
+        # Where a name leads elsewhere, and where more is mounted than the folder itself, the comparison finds out.
+        if "/" in name or path == "/proc" or name == "within":
+            return judge(allowlist, path, name=name, rw=rw, **rest)
+        real = Path(path).resolve()
+        return Verdict(True, "why not", str(real), TARGET + name, not rw, identity(real))
+
+    monkeypatch.setattr(mounts, "judge", trusting)
+    kept = {"mount-odd-name", "mount-odd-target", "mount-kernel", "mount-not-asked", "mount-within"}
+    wanted = {probe.id for probe in PROBES if probe.scene == "shelf"}
+    outcomes = drill(VILLAGE, image, tmp_path / "drill", untampered, *wanted)
+    assert {name for name, outcome in outcomes.items() if outcome.status == NOT_HELD} == wanted - kept
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_neighbours_folder_is_seen(name: str, image: Image, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+
+    def shared(launch: Launch) -> Launch:
+        """The sandboxes of `left` get the folder of `right`, at a place that no hello is compared for."""
+        told = " ".join([*launch.argv, *(os.fsdecode(data).replace("\0", " ") for data in launch.inputs[:1])])
+        found = re.search(r"[^ \"=]*/village/data/groups/(?=left\b)", told)
+        return bind(launch, Path(found[0]) / "right", "/srv") if found else launch
+
+    wanted = ("neighbour-files", "neighbour-memory", "neighbour-inbox", "neighbour-messages", "two-at-once")
+    outcomes = drill(name, image, tmp_path / "drill", shared, *wanted)
+    assert not_held(outcomes) == {"neighbour-files", "neighbour-memory", "two-at-once"}
+
+
+def test_a_host_without_caps_is_found_out(image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, cap in ((attempt, "MAX_SAYS"), (asking, "MAX_CALLS"), (attempt, "MAX_TRANSCRIPT_BYTES"),
+                        (tasks, "MAX_PER_GROUP")):  # fmt: skip
+        monkeypatch.setattr(module, cap, 1 << 40)
+    wanted = {"says-bounded", "calls-bounded", "entries-bounded", "tasks-bounded"}
+    outcomes = drill(VILLAGE, image, tmp_path / "drill", untampered, *wanted, "asks-list-groups")
+    assert not_held(outcomes) == wanted
+
+
+def test_a_host_that_reads_as_one_reads_any_file_is_found_out(
+    image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traps, "CAREFUL", traps.CARELESS)
+    wanted = {probe.id for probe in PROBES if probe.control == "careless"}
+    outcomes = drill(VILLAGE, image, tmp_path / "drill", untampered, *wanted, "sysctl")
+    assert not_held(outcomes) == wanted
 
 
 def copy_of_runner(folder: Path) -> Path:

@@ -22,7 +22,7 @@ def _trap(name: str, tries: str, leak: str = OTHERS) -> Probe:
 
 
 def _mount(name: str, tries: str) -> Probe:
-    look = f"cd /workspace/extra/{name} && echo found it; cat /workspace/extra/{name}/notes.txt"
+    look = f"test -d /workspace/extra/{name} && echo found it; cat /workspace/extra/{name}/notes.txt"
     return Probe(f"mount-{name}", "P2", tries, f"{OTHERS}|^found", "shelf", "careless-mounts", command=look)
 
 
