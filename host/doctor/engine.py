@@ -181,9 +181,7 @@ def _spec(image: Image, folder: Path, subject: Subject) -> Spec:
 
 def _orphans(subject: Subject, engine: Engine) -> Iterator[Finding]:
     path = subject.home.data / "install-id"
-    if not path.exists():
-        return
-    names = engine.orphans(path.read_text(encoding="ascii", errors="replace").strip())
+    names = engine.orphans(path.read_text(encoding="ascii", errors="replace").strip()) if path.exists() else []
     if names:
         yield warning("left behind", f"{len(names)} sandboxes, if no host runs", "the next start removes them")
     else:

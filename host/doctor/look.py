@@ -26,7 +26,7 @@ LOOKS: Final[dict[str, Look]] = {
     "room on disk": home.room,
     "clock": home.clock,
     "host": home.host,
-    "image": engine.image,
+    "sandbox image": engine.image,
     "engine": engine.engine,
     "model": endpoint.model,
 }
