@@ -9,6 +9,7 @@ shown that they are what it got: until then, none of their inode numbers can com
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
@@ -247,7 +248,8 @@ def own_folder(folder: Path, target: str, readonly: bool, uid: int, gid: int) ->
     """A folder of ours, made if it is not there and owned by the sandbox's user: a host that is root writes
     there all the same, and nobody else needs to. Its parents are the host's own, which no agent can write."""
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # whatever it is: `identity` says so, also of a link to nowhere
+        folder.mkdir(mode=0o700)
     made = identity(folder)
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
