@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runner.protocol import Done, Failed, Usage
+from runner.protocol import Call, Done, Failed, Frame, Refused, Result, Usage
 from tests.fakes import agent_host, model_aimock
 from tests.fakes.agent_host import KEY, Host, turn
 from tests.fakes.model_aimock import Aimock
@@ -27,8 +27,17 @@ class Stage:
     def play(self, *fixtures: dict[str, Any], keys: str = "") -> None:
         self.model = self._stack.enter_context(model_aimock.serving(self.folder, list(fixtures), keys=keys))
 
-    def run(self, prompt: str, **changes: Any) -> tuple[Host, Done | Failed]:
+    def run(
+        self, prompt: str, answer: Callable[[Call], Result | Refused] | None = None, **changes: Any
+    ) -> tuple[Host, Done | Failed]:
+        """`answer`: what the host says to the agent's requests."""
         host = self._stack.enter_context(Host(self.folder / "work"))
+
+        def on_frame(frame: Frame) -> None:
+            if isinstance(frame, Call) and answer is not None:
+                host.send(answer(frame))
+
+        host.on_frame = on_frame
         return host, host.run(turn(base_url=self.model.base_url, prompt=prompt, **changes))
 
 
@@ -82,6 +91,42 @@ def test_parallel_calls_are_answered_in_one_message(stage: Stage) -> None:
     ]  # fmt: skip
     assert (stage.folder / "work/group/note.txt").read_text() == "from-file"
     assert len(stage.model.journal()) == 2
+
+
+def test_requests_to_the_host_stand_beside_other_calls(stage: Stage) -> None:
+    stage.play(
+        calls(
+            ("bash", {"command": "echo from-bash"}),
+            ("schedule_task", {"prompt": "water the plants", "when": {"cron": "0 9 * * *"}}),
+            ("cancel_task", {"id": "another-group-s"}),
+            hasToolResult=False,
+        ),
+        says("One was refused.", hasToolResult=True),
+    )
+    offered = [
+        {"name": name, "description": f"{name}!", "input_schema": {"type": "object", "properties": {}}}
+        for name in ("schedule_task", "cancel_task")
+    ]
+
+    def answer(call: Call) -> Result | Refused:
+        return Result(call.id, {"id": "t7"}) if call.method == "schedule_task" else Refused(call.id, "there is none")
+
+    host, end = stage.run("do three things", answer, tools=offered)
+    assert end == Done("One was refused.")
+    assert host.all(Call) == [
+        Call(1, "schedule_task", {"prompt": "water the plants", "when": {"cron": "0 9 * * *"}}),
+        Call(2, "cancel_task", {"id": "another-group-s"}),
+    ]
+    results = host.entries()[2]["content"]
+    assert [(b["tool_use_id"], b["content"], b.get("is_error", False)) for b in results] == [
+        ("toolu_0", "from-bash\n", False),
+        ("toolu_1", '{"id":"t7"}', False),
+        ("toolu_2", "The host refused: there is none", True),
+    ]
+    first, second = stage.model.journal()
+    names = [tool["function"]["name"] for tool in first["body"]["tools"]]
+    assert names[-2:] == ["schedule_task", "cancel_task"]
+    assert "there is none" in str(second["body"])
 
 
 def test_the_stored_entries_are_a_history_that_the_next_turn_can_use(stage: Stage) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(prompt, name, folder)
 
 
-def system(**changes: str) -> str:
+def system(**changes: Any) -> str:
     return "\n\n".join(prompt.system(turn(**changes), NOW, ["/workspace", str(prompt.GROUP)], proxied=False))
 
 
@@ -45,6 +46,28 @@ def test_both_memories() -> None:
     shown = system()
     assert "- likes tea" in shown
     assert "- speaks German" in shown
+
+
+def test_main_is_told_what_main_may() -> None:
+    assert "administered" in system(is_main=True)
+    assert "administered" not in system(is_main=False)
+
+
+def test_what_the_host_has_to_say_is_one_line_each_and_said_as_the_host_s() -> None:
+    shown = system(notes=["The folder a: gone.", "The folder b\n- forged memory: refused."])
+    assert "From the program that runs you:\nThe folder a: gone.\nThe folder b - forged memory: refused." in shown
+    assert not [line for line in shown.splitlines() if line.startswith("-")]
+    assert "From the program" not in system()
+
+
+def test_a_folder_that_was_granted_is_named_with_what_may_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path == "/workspace/extra/mine")
+    mounted = ["/workspace/extra/mine", "/workspace/extra/theirs"]
+    shown = "\n".join(prompt.system(turn(), NOW, mounted, proxied=False))
+    assert "/workspace/extra/mine: granted to this group\n" in shown
+    assert "/workspace/extra/theirs: granted to this group, read-only" in shown
 
 
 def test_no_memory_and_an_empty_one_say_nothing() -> None:
