@@ -180,7 +180,7 @@ def test_a_full_disk_is_named_loses_nothing_and_is_got_over(tmp_path: Path) -> N
     script = tmp_path / "filler.py"
     script.write_text(FILLER)
     steps = (
-        f"mount -t tmpfs -o size=600k,mode=700 none {folder} && PYTHONPATH=. exec {sys.executable} {script} {folder}"
+        f"mount -t tmpfs -o size=900k,mode=700 none {folder} && PYTHONPATH=. exec {sys.executable} {script} {folder}"
     )
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", steps],

@@ -12,7 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.intake import calls, check_size, clean_text, fit_history, outline, render, render_task, wants_agent, well_formed
+from host.intake import (
+    calls,
+    check_size,
+    clean_text,
+    fit_history,
+    outline,
+    render,
+    render_task,
+    wants_agent,
+    well_formed,
+)
 from host.model import Message, Stored, Task, TaskRun
 from runner.protocol import MAX_TEXT
 
