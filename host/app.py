@@ -35,6 +35,8 @@ from host.turns import Command, Feed, Start, Turns
 __all__ = ["MAIN", "OWNER", "App", "Parts", "install_id", "read_authorities", "registered"]
 
 NOWHERE: Final = Endpoint("", "", 0, tls=False)
+NO_LOG: Final = "no log on disk"
+"""The control without which an engine writes all that runners say to a file."""
 PRUNE_SECONDS: Final = 86_400.0
 CLOSE_SECONDS: Final = 5.0
 """How long the sandboxes have to go away when the host stops; their stdin is closed, so they do anyway."""
@@ -303,7 +305,19 @@ class App:
         secrets_ = found.secrets or self._parts.environment_secrets
         if not secrets_ and found.base_url is None:
             return Access({}, self._rehearse())
-        return Access(secrets_, credentials.endpoint(found.base_url), read_authorities(self._parts.config.ca_file))
+        endpoint = credentials.endpoint(found.base_url)
+        if secrets_ and not endpoint.tls:
+            self._refuse_key_in_a_log()
+        return Access(secrets_, endpoint, read_authorities(self._parts.config.ca_file))
+
+    def _refuse_key_in_a_log(self) -> None:
+        """What a runner sends to an http:// endpoint passes its stdout as it is, with the key in it."""
+        why = self._parts.enforcement.missing.get(NO_LOG)
+        if why is not None and NO_LOG not in self._parts.config.accept_not_enforced:
+            raise UserError(
+                f"the key would be written to this machine's disk: the model's address begins with http:// ({why})",
+                f'use https://, or accept to be without it in config.toml: accept_not_enforced = ["{NO_LOG}"]',
+            )
 
     @property
     def rehearsing(self) -> bool:

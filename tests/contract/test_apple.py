@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from host.engines.apple import Apple, image_name
-from host.engines.base import clean_environment, replacing, without
+from host.engines.base import clean_environment, replacing, sandbox_user, without
 from host.errors import EngineError
 from host.loop import Loop
 from host.model import Image, Launch, Mount, Resources
@@ -57,7 +57,9 @@ def services(mac: Path, image: Image, monkeypatch: pytest.MonkeyPatch) -> Path:
 def house(services: Path, loop: Loop, place: Path, image: Image) -> Iterator[House]:
     engine = Apple(str(PROGRAM), macos="26.1")
     engine.load(image, lambda _: None)
-    house = House(loop, engine, image, place)
+    # A user of its own, as in a machine of its own: a process limit counts whatever else that user runs.
+    user = (60_000 + os.getpid() % 5000, 60_000) if os.getuid() == 0 else sandbox_user()
+    house = House(loop, engine, image, place, user)
     yield house
     house.close()
 
@@ -115,6 +117,17 @@ def test_what_holds_on_every_engine(
 ) -> None:
     monkeypatch.setattr(test_limits, "SMALL", replace(test_limits.SMALL, cpus=1))  # half of one is refused
     shared(house)
+
+
+def test_the_image_s_own_runner_is_process_1_and_gains_no_privileges(house: House) -> None:
+    w = house.start_with(house.spec(), house.engine, house.image.build)
+    w.wait_ready()
+    assert w.sandbox.hello is not None
+    checks, mounts = w.sandbox.hello.checks, w.sandbox.hello.mounts
+    assert (checks["pid"], checks["no_new_privs"], checks["dumpable"], checks["nproc_limit"]) == (1, 1, 0, 256)
+    assert mounts.keys() == {"/workspace/group", "/workspace/extra/fakes"}
+    w.sandbox.stop("over", 5)
+    assert w.wait_gone().kind == "stopped"
 
 
 @pytest.mark.parametrize(

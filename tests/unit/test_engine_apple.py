@@ -18,6 +18,7 @@ from host.engines.docker import Docker
 from host.errors import EngineError
 from host.model import Mount, Resources
 from runner.protocol import VERSION, Hello
+from tests.fakes.home import FakeHome
 from tests.unit.test_engines import IMAGE, Program, a_mount, a_spec, pairs
 
 RUNNING = {"status": "running", "apiServerVersion": "container-apiserver version 1.2.2 (build: release, commit: abc)"}
@@ -304,3 +305,44 @@ def test_without_memory_files_a_descriptor_is_made_another_way(monkeypatch: pyte
     with os.fdopen(fd, "rb") as file:
         assert file.read() == b"x" * 200_000
         assert not os.get_inheritable(fd)
+
+
+# --- its log ------------------------------------------------------------------------------------------------
+
+
+KEY = "ANTHROPIC_API_KEY=sk-canary\n"
+
+
+@pytest.mark.parametrize(
+    ("missing", "accepted", "address", "says"),
+    [
+        (apple.MISSING, (), "http://127.0.0.1:9", "would be written to this machine's disk"),
+        (apple.MISSING, ("no log on disk",), "http://127.0.0.1:9", "you said"),
+        (apple.MISSING, (), "https://127.0.0.1:9", "you said"),
+        ({}, (), "http://127.0.0.1:9", "you said"),
+    ],
+)
+def test_a_key_that_its_log_would_hold_is_not_handed_over(
+    tmp_path: Path, missing: dict[str, str], accepted: tuple[str, ...], address: str, says: str
+) -> None:
+    home = FakeHome(tmp_path, missing=missing, accept_not_enforced=accepted)
+    try:
+        (home.home.config / ".env").write_text(f"{KEY}ANTHROPIC_BASE_URL={address}\n")
+        home.register("one")
+        home.write("one", "hi")
+        home.quiet()
+        (said,) = home.said("one")
+        assert says in said
+    finally:
+        home.close()
+
+
+def test_without_a_key_there_is_nothing_to_keep_out_of_it(tmp_path: Path) -> None:
+    home = FakeHome(tmp_path, missing=apple.MISSING)
+    try:
+        home.register("one")
+        home.write("one", "hi")
+        home.quiet()
+        assert "you said" in home.said("one")[0]
+    finally:
+        home.close()

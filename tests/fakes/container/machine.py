@@ -133,18 +133,27 @@ def _argv(said: Said, root: Path, command: list[str]) -> list[str]:
         *[item for each in said.all("--env") for item in _variable(each)],
         # What becomes another user below; it gives them up, all of them or (without --cap-drop) not the bounding set.
         *(_kept() if os.geteuid() == 0 else ["--unshare-user", "--uid", str(uid), "--gid", str(gid)]),
-        "--ro-bind", str(root), "/",
+        *[item for entry in sorted(root.iterdir()) for item in _from_image(entry)],
         "--proc", "/proc", "--dev", "/dev",
         "--perms", "1777", "--size", str(64 << 20), "--tmpfs", "/dev/shm", "--remount-ro", "/dev",
-        *(["--tmpfs", "/workspace", "--perms", "0755", "--dir", "/workspace/extra"] if files else []),
+        "--perms", "0755", "--dir", "/workspace", "--perms", "0755", "--dir", "/workspace/extra",
         *[item for each in files for item in _bound(each)],
-        *(["--remount-ro", "/workspace"] if files else []),
+        "--remount-ro", "/",
         "--",
         "/usr/bin/prlimit", *[f"--{name}={soft}:{hard}" for name, (soft, hard) in limits.items()],
         *(_become(uid, gid, "ALL" in said.all("--cap-drop")) if os.geteuid() == 0 else []),
         "/usr/bin/env", f"--chdir={said.last('--cwd', '/')}",
         *command,
     ]  # fmt: skip
+
+
+def _from_image(entry: Path) -> list[str]:
+    """One name of the image's root. The root itself is new, so that mount points can be made in it."""
+    if entry.is_symlink():
+        return ["--symlink", str(entry.readlink()), f"/{entry.name}"]
+    if entry.name in {"proc", "dev", "tmp", "workspace"}:
+        return ["--perms", "0755", "--dir", f"/{entry.name}"]
+    return ["--ro-bind", str(entry), f"/{entry.name}"]
 
 
 def _alone(said: Said) -> bool:

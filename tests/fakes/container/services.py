@@ -249,7 +249,7 @@ def process_of(folder: Path) -> int | None:
 def listed(folder: Path) -> dict[str, Any]:
     running = process_of(folder) is not None
     config = json.loads((folder / "config.json").read_text())
-    status = {"state": "running" if running else "stopped", "networks": []}
+    status: dict[str, Any] = {"state": "running" if running else "stopped", "networks": []}
     return {"id": config["id"], "configuration": config, "status": status}
 
 
