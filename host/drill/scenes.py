@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from host.drill import controls, hostile, looks, traps
@@ -41,6 +41,8 @@ class Stage:
     progress: Callable[[str], None]
     village: Village | None = None
     """Begun before the other scenes, and plays beside them."""
+    endless: dict[str, Played] = field(default_factory=dict)
+    """The control's turns, begun with those whose limits they lack."""
 
     def fill(self, command: str) -> str:
         command = self.ground.fill(command)
@@ -162,20 +164,25 @@ TURNS: Final = {
 
 
 def turns(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
-    _within(stage, scene, {probe.id: TURNS[probe.id] for probe in probes})
+    """All at once, and with them those of the control: they wait more than they work."""
+    bounded = _begin(stage, {probe.id: TURNS[probe.id] for probe in probes}, "")
+    stage.endless = _begin(stage, {probe.id: (TURNS[probe.id][0], LIMITS) for probe in probes}, "-endless")
+    _gather(stage, scene, bounded)
 
 
 def endless(stage: Stage, scene: Scene, probes: Sequence[Probe]) -> None:
     """The control: the same turns, and limits that they never meet."""
-    _within(stage, scene, {probe.id: (TURNS[probe.id][0], LIMITS) for probe in probes})
+    _gather(stage, scene, stage.endless)
 
 
-def _within(stage: Stage, scene: Scene, asked: dict[str, tuple[str, Limits]]) -> None:
-    """All at once: they wait more than they work."""
-    played: dict[str, Played] = {}
-    for probe, (prompt, limits) in asked.items():
-        turn = stage.real_turn(stage.ground.spec(probe), limits=limits)
-        played[probe] = turn.begin(prompt, SCENE_SECONDS)
+def _begin(stage: Stage, asked: dict[str, tuple[str, Limits]], what: str) -> dict[str, Played]:
+    return {
+        probe: stage.real_turn(stage.ground.spec(probe + what), limits=limits).begin(prompt, SCENE_SECONDS)
+        for probe, (prompt, limits) in asked.items()
+    }
+
+
+def _gather(stage: Stage, scene: Scene, played: dict[str, Played]) -> None:
     while any(one.gone is None for one in played.values()):
         stage.loop.step()
     for probe, one in played.items():

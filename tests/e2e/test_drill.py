@@ -53,6 +53,7 @@ def not_held(outcomes: dict[str, Outcome]) -> set[str]:
 def test_everything_is_held(name: str, image: Image, home: Path) -> None:
     require_engine(name)
     done = nanoclaw(home, name, "drill", "--json", seconds=300)
+    assert done.stdout, done.stderr
     record = json.loads(done.stdout)
     outcomes = [Outcome(**outcome) for outcome in record["outcomes"]]
     assert not [o for o in outcomes if o.status == NOT_HELD], done.stderr
