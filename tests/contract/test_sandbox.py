@@ -13,7 +13,8 @@ from runner.protocol import Done, Failed, Input, Progress, Say
 from tests.contract.house import INSTALL, REAL, Edited, House, a_turn, no_image
 from tests.fakes.engine_subprocess import SubprocessEngine
 
-EVERY = ["subprocess", *REAL]
+# The actor sees of podman without root what it sees of podman: half a minute saved.
+EVERY = ["subprocess", *[name for name in REAL if name != "podman-user"]]
 
 
 @pytest.mark.parametrize("house", EVERY, indirect=True)
