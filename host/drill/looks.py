@@ -26,9 +26,11 @@ ASK_SECONDS: Final = 20.0
 def around(engine: Engine, name: str, canary: str, since: float) -> dict[str, str]:
     """All that can be seen while a sandbox called `name` lives, probe by probe."""
     looks: dict[str, Callable[[], str]] = {"host-processes": lambda: processes(canary)}
-    if engine.name != "bubblewrap":
-        looks["engine-metadata"] = lambda: metadata(engine.name, name)
-        looks["engine-log"] = lambda: log(engine.name, name)
+    if (kill := engine.kill(name)) is not None:
+        # With what it needs to be told before the verb, such as which store it is to look into.
+        program = kill[: kill.index("kill")]
+        looks["engine-metadata"] = lambda: metadata(program, name)
+        looks["engine-log"] = lambda: log(program, name)
     if engine.name == "docker":
         looks["engine-files"] = lambda: engine_files(canary, since)
     return {probe: look() for probe, look in looks.items()}
@@ -48,15 +50,15 @@ def processes(canary: str) -> str:
     return "\n".join(found or [f"not in {count} processes"]) + f"\n{RAN}"
 
 
-def metadata(engine: str, name: str) -> str:
-    answers = [run((engine, *verb, name), ASK_SECONDS) for verb in (("inspect",), ("top",))]
+def metadata(program: tuple[str, ...], name: str) -> str:
+    answers = [run((*program, verb, name), ASK_SECONDS) for verb in ("inspect", "top")]
     if answers[0].status != 0:
-        return f"{engine} does not tell: {answers[0].reason}"
+        return f"the engine does not tell: {answers[0].reason}"
     return "\n".join(answer.out for answer in answers) + f"\n{RAN}"
 
 
-def log(engine: str, name: str) -> str:
-    answer = run((engine, "logs", name), ASK_SECONDS)
+def log(program: tuple[str, ...], name: str) -> str:
+    answer = run((*program, "logs", name), ASK_SECONDS)
     said = len(answer.out) + len(answer.err) if answer.status == 0 else 0
     return (f"logged {said} bytes" if said else f"no log: {answer.reason}") + f"\n{RAN}"
 

@@ -64,6 +64,8 @@ def test_everything_is_held(name: str, image: Image, home: Path) -> None:
     # A bomb needs room, one folder only root may see, only root can mount a file system, and without it nobody can be
     # given devices or folders by their number: nothing else is left out.
     excused = {"memory-bomb", "engine-files", "make-device", "file-handle", "mount-within"}
+    # Not even root of a podman without root may change the kernel's settings, so that nothing is seen there either.
+    excused |= {"sysctl"} if name == "podman" and os.getuid() != 0 else set()
     assert {o.probe for o in outcomes if o.status == NOT_TESTED} <= excused
     assert name != "docker" or not [o for o in outcomes if o.status == NOT_ENFORCED]
     assert not list((home / "data").glob("drill-*")), "the drill's own folder is left"
