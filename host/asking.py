@@ -11,10 +11,12 @@ from host.credentials import Scrubber
 from host.errors import UserError
 from host.house import House
 from host.model import Group
-from runner.protocol import MIB, Call, Refused, Result
+from runner.protocol import MIB, Call, PeerError, Refused, Result
 
 MAX_CALLS: Final = 200
 """Most requests of one turn; a loop that asks for more is told so."""
+TOO_MANY: Final = 10 * MAX_CALLS
+"""Who goes on asking after that is no model, and its sandbox is ended."""
 MAX_NOTE: Final = 2000
 """Most characters of an audit row about a request."""
 MAX_ANSWER: Final = MIB
@@ -32,6 +34,8 @@ class Asking:
         """`scrub`: of the turn's key, which must not come to rest in a task's words or a group's name."""
         method, params = untrusted_call.method[:64], scrub.scrub_json(untrusted_call.params)
         self._count += 1
+        if self._count > TOO_MANY:
+            raise PeerError(f"more than {TOO_MANY} requests in one turn")
         try:
             value = self._value(method, params)
         except UserError as e:
@@ -51,6 +55,8 @@ class Asking:
         return value
 
     def _note(self, what: str, detail: str) -> None:
+        if self._count > MAX_CALLS + 1:
+            return  # the first one too many is on record: more rows would only fill the disk
         try:
             self._house.store.add_event(self._group.folder, self._turn, what, intake.clean_text(detail)[:MAX_NOTE])
         except UserError as e:  # the deed is done or refused already, and the agent is to know

@@ -223,6 +223,16 @@ def test_requests_without_end_are_refused_and_the_turn_goes_on(open_home: Open) 
     home.quiet()
     (reply,) = home.said("main", "reply")
     assert json.loads(reply) == {"result": 200, "refused": 50}
+    assert len(home.events_of("main")) == 201  # and the audit does not grow with them
+
+
+def test_who_never_stops_asking_is_ended(open_home: Open) -> None:
+    home = open_home(behaviour="asks_on")
+    home.write("main", "2500")
+    home.quiet(60)
+    (error,) = home.said("main", "error")
+    assert "more than 2000 requests" in error
+    assert len(home.events_of("main")) == 201
 
 
 def test_every_group_is_offered_what_it_may_use(open_home: Open) -> None:
