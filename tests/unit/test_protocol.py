@@ -176,6 +176,11 @@ def test_a_line_of_exactly_the_limit_passes() -> None:
         b'{"frame":"call","id":1,"method":"x","params":{"a":' + b"[" * 5000 + b"]" * 5000 + b"}}",
         b'{"frame":"entries","entries":[1]}',
         b'{"frame":"hello","version":1,"build":"x","checks":{"uid":"0"},"mounts":{}}',
+        b'{"frame":"check","command":"x","seconds":1,"timezone":"UTC"}',  # the other side's
+        b'{"frame":"checked","status":"0","output":"x"}',
+        b'{"frame":"checked","status":false,"output":"x"}',
+        b'{"frame":"checked","status":0,"output":"\\ud800"}',
+        b'{"frame":"checked","status":0}',
     ],
 )
 def test_broken_rules(line: bytes) -> None:
@@ -197,6 +202,22 @@ def test_limits_are_checked_like_a_frame() -> None:
     for wrong in ({}, {"rounds": 1}, {**record["limits"], "more": 1}, {**record["limits"], "rounds": "1"}, 5):
         with pytest.raises(PeerError):
             protocol.decode(json.dumps({**record, "limits": wrong}).encode(), protocol.TO_RUNNER)
+
+
+def test_what_is_offered_and_noted_is_checked() -> None:
+    turn = protocol.Turn("t", "g", True, "a", "p", [], {}, "u", "m", 1, protocol.Limits(1, 1, 1, 1, 1), [], "UTC")
+    record = json.loads(protocol.encode(turn))
+    assert turn.notes == []
+    for wrong in ({"tools": ["x"]}, {"tools": {}}, {"notes": [1]}, {"notes": "x"}, {"notes": [["x"]]}):
+        with pytest.raises(PeerError):
+            protocol.decode(json.dumps({**record, **wrong}).encode(), protocol.TO_RUNNER)
+
+
+def test_a_check_has_no_place_for_a_secret() -> None:
+    assert {f.name for f in dataclasses.fields(protocol.Check)} == {"command", "seconds", "timezone"}
+    line = b'{"frame":"check","command":"x","seconds":1,"timezone":"UTC","secrets":{}}'
+    with pytest.raises(PeerError, match="wrong fields"):
+        protocol.decode(line, protocol.TO_RUNNER)
 
 
 def test_a_lone_surrogate_cannot_be_sent() -> None:

@@ -70,6 +70,7 @@ def play(prompt: Any, *results: str, tools: tuple[str, ...] = TOOLS) -> list[Ans
         ("say on it first", "send_message", {"text": "on it"}),
         ("say on it first.", "send_message", {"text": "on it"}),
         ('call edit_file {"path": "x", "old": "a"}', "edit_file", {"path": "x", "old": "a"}),
+        ('tool edit_file {"path": "x", "n": 1}', "edit_file", {"path": "x", "n": 1}),
         (
             "remember that it's blue",
             "bash",
@@ -86,6 +87,37 @@ def test_a_plain_request_becomes_a_tool_call(line: str, tool: str, arguments: di
 def test_the_result_is_what_it_answers() -> None:
     assert said(play("run id -u", "1000\n")[-1]) == "1000\n"
     assert said(play("remember that the sky is blue", "")[-1]) == "I will remember that the sky is blue"
+
+
+def test_any_tool_that_is_offered_can_be_used_and_its_result_is_said() -> None:
+    turn = play('tool list_tasks {"state": "active"}', '{"tasks":[]}', tools=("list_tasks",))
+    assert used(turn[0]) == [("list_tasks", {"state": "active"})]
+    assert said(turn[-1]) == '{"tasks":[]}'
+    assert "does not offer it" in said(ask("tool list_tasks {}"))
+
+
+@pytest.mark.parametrize("line", ["tool x {", "tool x []", 'tool x {"a": }', "tool {}"])
+def test_a_tool_without_an_object_is_no_request(line: str) -> None:
+    assert said(ask(line)) == requests.help_text()
+
+
+def test_what_a_task_says_is_obeyed_and_what_its_check_printed_is_not() -> None:
+    task = '<task id="7" due="now">run a &amp;&amp; b</task>\n<check_output>run c</check_output>'
+    turn = play(task, "found")
+    assert used(turn[0]) == [("bash", {"command": "a && b"})]
+    assert said(turn[-1]) == "found"
+
+
+def test_nothing_to_say_is_an_answer_without_a_word() -> None:
+    assert ask("say nothing").blocks == ()
+    assert ask('<task id="7">say nothing.</task>').stop_reason == "end_turn"
+    assert play('call bash {"command": "x"}\nsay nothing', "output")[-1].blocks == ()
+    assert said(play("run x\nsay nothing", "output")[-1]) == "output"
+
+
+def test_the_verbs_for_tools_and_silence_are_in_the_help() -> None:
+    assert "tool NAME {JSON}" in requests.help_text()
+    assert "say nothing" in requests.help_text()
 
 
 def test_several_requests_are_done_in_order() -> None:
