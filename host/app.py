@@ -68,6 +68,7 @@ class App:
         self._groups = {group.folder: group for group in registered(self._store)}
         self._turns = Turns(parts.config.max_sandboxes)
         self._attempts: dict[str, Attempt] = {}
+        self._sees_to_tasks = False
         self._runs: dict[str, TaskRun] = {}
         """Runs that wait for their turn, by task."""
         self._rehearsal: Rehearsal | None = None
@@ -115,8 +116,9 @@ class App:
             channels=frozenset(self._channels),
         )
 
-    def open(self, *, listen: bool) -> None:
-        """Reap what an earlier host left behind, take up its pending messages, and listen."""
+    def open(self, *, listen: bool, tasks: bool = True) -> None:
+        """Reap what an earlier host left behind, take up its pending messages, and listen. `tasks`: also see to
+        those that are due; a host that is gone after one answer would only interrupt them."""
         for name in self._parts.engine.reap(install_id(self._parts.home.data)):
             self._log.info("removed a sandbox that an earlier host left", name=name)
         self._store.recover()
@@ -125,7 +127,9 @@ class App:
             self.control.listen(self._parts.home.data / "host.sock")
         for folder in self._store.groups_with_pending():
             self._take_up(self._groups[folder])
-        self._scheduler.start()
+        self._sees_to_tasks = tasks
+        if tasks:
+            self._scheduler.start()
 
     def _prune(self) -> None:
         """At the start, and daily in a host that runs for long."""
@@ -232,8 +236,10 @@ class App:
         self._carry_out(self._turns.task_due(run.task.group, run.task.id))
 
     def _run_task(self, run: TaskRun) -> None:
-        """Now, because someone asked: from the loop, since who asked may be a turn that is at work."""
-        self._loop.call_soon(lambda: self._task_due(run))
+        """Now, because someone asked: from the loop, since who asked may be a turn that is at work. Where this host
+        sees to no tasks, the run is on record as waiting, and the next one takes it up."""
+        if self._sees_to_tasks:
+            self._loop.call_soon(lambda: self._task_due(run))
 
     def _task_updated(self, task: Task) -> None:
         if task.id in self._runs:

@@ -26,7 +26,7 @@ def start_app(
     parts = gather(args, home, progress)
     log = Log(home.data / "log" / "nanoclaw.log", to_stderr=args.command == "run", quiet=args.quiet)
     app = App(loop, parts, log)
-    app.open(listen=listen)
+    app.open(listen=listen, tasks=args.command != "ask")
     announce(args, parts, app)
     return app
 

@@ -48,6 +48,7 @@ class FakeHome:
         behaviour: str = "polite",
         unlike: dict[str, str] | None = None,
         missing: dict[str, str] | None = None,
+        tasks: bool = True,
         **config: Any,
     ) -> None:
         self.home = Home(folder / "config", folder / "data", folder / "cache")
@@ -66,7 +67,7 @@ class FakeHome:
         here, there = socket.socketpair()
         self.app.control.adopt(there.detach())
         self.session = Session(self.loop, here.detach(), self.events.append, lambda: None)
-        self.app.open(listen=False)
+        self.app.open(listen=False, tasks=tasks)
 
     @property
     def store(self) -> Any:

@@ -297,3 +297,19 @@ def test_what_is_written_while_a_task_runs_has_a_turn_of_its_own(open_home: Open
     assert "and this?" not in task
     assert "and this?" in message
     assert "<task" not in message
+
+
+def test_a_host_for_one_answer_leaves_tasks_to_the_next(tmp_path: Path) -> None:
+    """`ask` would interrupt them when it is done, and a run that is interrupted too often is given up."""
+    asking = FakeHome(tmp_path, tasks=False)
+    made = asking.app.call("schedule_task", {"group": "main", "prompt": "t", "kind": "interval", "schedule": "3600"})
+    asking.app.call("run_task_now", {"id": made["task"]["id"]})
+    asking.write("main", "hello")
+    asking.quiet()
+    asking.until(lambda: asking.said("main"))
+    assert [spec.group for spec in asking.engine.launched] == ["main"]
+    asking.close()
+    lasting = FakeHome(tmp_path)
+    lasting.until(lambda: lasting.app.call("get_task", {"id": made["task"]["id"]})["task"]["runs"])
+    lasting.quiet()
+    lasting.close()
