@@ -108,3 +108,22 @@ class Terminal:
                 break
         os.close(self._fd)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+# --- commands that need no engine ------------------------------------------------------------------------------
+
+BARE = environment(PATH="/nonexistent")
+"""Where no engine could be found by anyone."""
+
+Record = dict[str, Any]
+
+
+def told(home: Path, *args: str) -> str:
+    done = nanoclaw(home, "bubblewrap", *args, env=BARE)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+def answer(home: Path, *args: str) -> Record:
+    record: Record = json.loads(told(home, *args, "--json"))
+    return record

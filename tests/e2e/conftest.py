@@ -11,6 +11,7 @@ import pytest
 from host.model import Image
 from host.rehearsal.child import Rehearsal
 from tests.conftest import CACHE, require_engine
+from tests.e2e.cli import running
 
 EVERY = ["docker", "podman", "bubblewrap"]
 """For the few tests that run on podman too, which differs from docker in how a sandbox is started and in nothing
@@ -44,3 +45,23 @@ def image_copy(home: Path) -> Path:
     (folder / "current").write_text(current + "\n")
     shutil.copytree(CACHE / "image" / kept, folder / kept, symlinks=True)
     return folder
+
+
+@pytest.fixture(params=["alone", "hosted"])
+def place(request: pytest.FixtureRequest, home: Path) -> Iterator[Path]:
+    """A home, with a host that runs for it or without."""
+    if request.param == "alone":
+        yield home
+        return
+    request.getfixturevalue("image")
+    require_engine("bubblewrap")
+    with running(home, "bubblewrap"):
+        yield home
+
+
+@pytest.fixture
+def hosted(home: Path, image: Image) -> Iterator[Path]:
+    """A home whose host runs, on bubblewrap."""
+    require_engine("bubblewrap")
+    with running(home, "bubblewrap"):
+        yield home

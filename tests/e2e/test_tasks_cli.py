@@ -3,55 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from host.model import Image
 from tests.conftest import require_engine
-from tests.e2e.cli import environment, nanoclaw, rows, running, wait_for
-
-BARE = environment(PATH="/nonexistent")
-"""Where no engine could be found by anyone."""
+from tests.e2e.cli import BARE, Record, answer, nanoclaw, rows, running, told, wait_for
 
 CHRISTMAS = f"{datetime.now(UTC).year + 1}-12-24T18:00"
 """Within what may be planned, whenever this is run."""
-
-Record = dict[str, Any]
-
-
-@pytest.fixture(params=["alone", "hosted"])
-def place(request: pytest.FixtureRequest, home: Path) -> Iterator[Path]:
-    """A home, with a host that runs for it or without."""
-    if request.param == "alone":
-        yield home
-        return
-    request.getfixturevalue("image")
-    require_engine("bubblewrap")
-    with running(home, "bubblewrap"):
-        yield home
-
-
-@pytest.fixture
-def hosted(home: Path, image: Image) -> Iterator[Path]:
-    """A home whose host runs, on bubblewrap."""
-    require_engine("bubblewrap")
-    with running(home, "bubblewrap"):
-        yield home
-
-
-def told(home: Path, *args: str) -> str:
-    done = nanoclaw(home, "bubblewrap", *args, env=BARE)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    return done.stdout
-
-
-def answer(home: Path, *args: str) -> Record:
-    record: Record = json.loads(told(home, *args, "--json"))
-    return record
 
 
 def tasks(home: Path, *args: str) -> list[Record]:
