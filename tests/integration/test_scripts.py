@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import shutil
 import subprocess
 import sys
@@ -117,16 +118,18 @@ class Tree:
             [str(self.root / "scripts" / "run")], env=self.environment, stdin=theirs, stdout=theirs, stderr=theirs,
             start_new_session=True,
         )  # fmt: skip
-        os.close(theirs)
         os.write(mine, f"{reply}\n".encode())
         said = b""
         try:
-            while data := os.read(mine, 4096):
-                said += data
-        except OSError:  # how Linux tells that the other side of a terminal is closed
-            pass
+            # Our own end stays open until all is read: when the last one closes, Linux may drop what is on its way.
+            while True:
+                if select.select([mine], [], [], 0.2)[0]:
+                    said += os.read(mine, 4096)
+                elif process.poll() is not None:
+                    break
         finally:
             os.close(mine)
+            os.close(theirs)
         return process.wait(timeout=120), said.decode()
 
 
