@@ -37,6 +37,8 @@ __all__ = ["MAIN", "OWNER", "App", "Parts", "install_id", "read_authorities", "r
 NOWHERE: Final = Endpoint("", "", 0, tls=False)
 NO_LOG: Final = "no log on disk"
 """The control without which an engine writes all that runners say to a file."""
+LOCK_SECONDS: Final = 1.0
+"""How long a host that starts waits for a command that holds the home's lock meanwhile."""
 PRUNE_SECONDS: Final = 86_400.0
 CLOSE_SECONDS: Final = 5.0
 """How long the sandboxes have to go away when the host stops; their stdin is closed, so they do anyway."""
@@ -62,7 +64,7 @@ class App:
     def __init__(self, loop: Loop, parts: Parts, log: Log) -> None:
         self._loop, self._parts, self._log = loop, parts, log
         home = parts.home
-        self._lock = store.lock(home.data)
+        self._lock = store.lock(home.data, patience=LOCK_SECONDS)
         self._store = store.Store(home.data / "nanoclaw.db")
         self._started_at = time.time()
         self._groups = {group.folder: group for group in registered(self._store)}

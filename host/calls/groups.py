@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from host import names
 from host.calls.base import Caller, Desk, Method, Param
 from host.calls.grants import METHODS as GRANTS
 from host.config import groups as of_groups
@@ -79,6 +80,8 @@ def refresh_chats(desk: Desk, caller: Caller, target: str, params: dict[str, Any
 
 def register_group(desk: Desk, caller: Caller, target: str, params: dict[str, Any]) -> dict[str, Any]:
     folder, channel, chat = params["folder"], params["channel"], params["chat"]
+    if reason := names.refusal(folder, []):
+        raise UserError(reason, status=2)
     if channel not in desk.channels:
         raise UserError(
             f"there is no channel {channel[:60]!r}", f"there is: {', '.join(sorted(desk.channels))}", status=2

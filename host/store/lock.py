@@ -6,6 +6,7 @@ import fcntl
 import os
 import time
 from pathlib import Path
+from typing import Final
 
 from host.errors import UserError
 from host.store.database import faults
@@ -21,8 +22,23 @@ class Lock:
         os.close(self._fd)
 
 
-def lock(data: Path) -> Lock:
-    """Be the only host of this home; `UserError` that says who is, if someone is."""
+LOOK_SECONDS: Final = 0.05
+
+
+def lock(data: Path, patience: float = 0.0) -> Lock:
+    """Be the only host of this home; `UserError` that says who is, if someone is. `patience`: seconds to wait for
+    one that holds the lock, such as a command that is carried out and gone in a moment."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return _lock(data)
+        except UserError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(LOOK_SECONDS)
+
+
+def _lock(data: Path) -> Lock:
     path = data / "host.lock"
     with faults(path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

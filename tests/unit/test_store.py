@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -601,3 +602,13 @@ sys.stdin.read()
     holder.communicate()
     storage.lock(tmp_path).close()
     os.kill(child, signal.SIGKILL)
+
+
+def test_who_has_patience_gets_the_lock_when_it_is_let_go(tmp_path: Path) -> None:
+    held = storage.lock(tmp_path)
+    with pytest.raises(UserError, match="another host"):
+        storage.lock(tmp_path, patience=0.2)
+    letting_go = threading.Timer(0.2, held.close)
+    letting_go.start()
+    storage.lock(tmp_path, patience=20).close()
+    letting_go.join()
