@@ -16,7 +16,7 @@ FAMILY = Group("Family", "console", "fam", "Family")
 # Not even a group that is called main is main.
 IMPOSTOR = Group("main2", "console", "m", "main")
 
-# Written out again, from DESIGN's table and not from the code: main, other groups.
+# Written out again, and not taken from the code: main, other groups.
 TASKS = (
     "schedule_task",
     "list_tasks",
