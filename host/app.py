@@ -235,13 +235,18 @@ class App:
 
     def _task_due(self, run: TaskRun) -> None:
         self._runs[run.task.id] = run
-        self._carry_out(self._turns.task_due(run.task.group, run.task.id))
+        self._queue(run.task.id)
 
     def _run_task(self, run: TaskRun) -> None:
         """Now, because someone asked: from the loop, since who asked may be a turn that is at work. Where this host
         sees to no tasks, the run is on record as waiting, and the next one takes it up."""
         if self._sees_to_tasks:
-            self._loop.call_soon(lambda: self._task_due(run))
+            self._runs[run.task.id] = run  # it waits from here on, and may be cancelled before the loop comes to it
+            self._loop.call_soon(lambda: self._queue(run.task.id))
+
+    def _queue(self, task: str) -> None:
+        if run := self._runs.get(task):
+            self._carry_out(self._turns.task_due(run.task.group, task))
 
     def _task_updated(self, task: Task) -> None:
         if task.id in self._runs:

@@ -284,6 +284,20 @@ def test_a_check_decides_whether_the_model_is_asked(open_home: Open, status: int
         assert "<check_output>found</check_output>" in prompts(home, "family")[0]
 
 
+@pytest.mark.parametrize("method", ["cancel_task", "pause_task", "remove_group"])
+def test_a_run_that_is_taken_back_in_the_same_breath_does_not_come(open_home: Open, method: str) -> None:
+    home = open_home()
+    home.register("family")
+    made = home.app.call("schedule_task", {"group": "family", "prompt": "t", "kind": "interval", "schedule": "3600"})
+    home.app.call("run_task_now", {"id": made["task"]["id"]})
+    home.app.call(method, {"folder": "family"} if method == "remove_group" else {"id": made["task"]["id"]})
+    late: list[bool] = []
+    home.loop.call_soon(lambda: late.append(True))
+    home.until(lambda: late)
+    assert home.app._attempts == {}
+    assert home.engine.launched == []
+
+
 def test_what_is_written_while_a_task_runs_has_a_turn_of_its_own(open_home: Open) -> None:
     home = open_home()
     home.register("family")
