@@ -345,12 +345,15 @@ class Attempt:
         self._end(
             f"failed:{kind}",
             upto,
-            lambda: self._house.store.fail_turn(self.group.folder, self.turn, upto, kind, text, self.run),
+            lambda: self._house.store.fail_turn(
+                self.group.folder, self.turn, upto, kind, text, self.run, (self._tokens_in, self._tokens_out)
+            ),
         )
 
     def _finish_stopped(self) -> None:
         upto = self._upto_given()
-        self._end("stopped", upto, lambda: self._house.store.stop_turn(self.group.folder, self.turn, upto, self.run))
+        folder, turn, usage = self.group.folder, self.turn, (self._tokens_in, self._tokens_out)
+        self._end("stopped", upto, lambda: self._house.store.stop_turn(folder, turn, upto, self.run, usage))
 
     def _upto_given(self) -> int:
         """All that came until now: whoever wrote it is told of the outcome. A task's turn answers no message."""
