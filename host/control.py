@@ -220,6 +220,9 @@ def connect(path: Path) -> socket.socket | None:
     except (FileNotFoundError, ConnectionRefusedError):
         connection.close()
         return None
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
