@@ -6,11 +6,14 @@ import argparse
 import os
 import sys
 import textwrap
+from functools import partial
 from shutil import get_terminal_size
 
 from host import config as configuration
 from host import doctor as doctors
 from host.cli.out import Progress, emit, paint
+from host.cli.tables import one_line
+from host.cli.version import VERSION
 from host.doctor.words import CODES, FAILURE, OK, WARNING, Finding
 
 NAME: int = 26
@@ -18,7 +21,8 @@ STATE: int = 8
 
 
 def doctor(args: argparse.Namespace) -> int:
-    subject = doctors.Subject(configuration.locate(args.home, os.environ), args.engine, offline=args.offline)
+    home = configuration.locate(args.home, os.environ)
+    subject = doctors.Subject(home, VERSION, args.engine, offline=args.offline)
     progress = Progress(args.quiet or args.json)
     findings = doctors.examine(subject, progress)
     progress.clear()
@@ -29,15 +33,16 @@ def doctor(args: argparse.Namespace) -> int:
 def as_text(findings: list[Finding]) -> str:
     """A line each; beneath what is not well, the next step."""
     width = get_terminal_size().columns if sys.stdout.isatty() else 1000
+    indent = " " * (NAME + STATE + 2)
+    # Whole words alone: what is to be typed must come out as it is.
+    wrap = partial(textwrap.wrap, width=max(30, width - len(indent)), break_long_words=False, break_on_hyphens=False)
     lines = []
     for finding in findings:
         state = paint(finding.state.ljust(STATE), CODES[finding.state], sys.stdout)
-        indent = " " * (NAME + STATE + 2)
-        room = max(30, width - len(indent))
-        first, *rest = textwrap.wrap(finding.found, room) or [""]
-        lines.append(f"{finding.name.ljust(NAME)} {state} {first}")
+        first, *rest = wrap(one_line(finding.found)) or [""]
+        lines.append(f"{one_line(finding.name).ljust(NAME)} {state} {first}")
         lines += [indent + more for more in rest]
-        lines += [indent + more for more in textwrap.wrap(f"→ {finding.next}", room) if finding.next]
+        lines += [indent + more for more in wrap(f"→ {one_line(finding.next)}") if finding.next]
     counts = {state: sum(f.state == state for f in findings) for state in (OK, WARNING, FAILURE)}
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return "\n".join([*lines, "", told])

@@ -11,14 +11,19 @@ from typing import Final
 
 from host import credentials
 from host.doctor.subject import Subject
-from host.doctor.words import Finding, failure, ok
+from host.doctor.words import Finding, failure, ok, warning
+from host.errors import UserError
 from host.model import Endpoint
 
 SECONDS: Final = 10.0
 
 
 def model(subject: Subject) -> Iterator[Finding]:
-    found = credentials.read(subject.home.config / ".env")
+    try:
+        found = credentials.read(subject.home.config / ".env")
+    except UserError:  # told where the key is looked at
+        yield warning("model", "not asked, because .env cannot be used")
+        return
     if not found.secrets and found.base_url is None:
         yield ok("model", "the rehearsal script, which needs nothing from outside")
         return

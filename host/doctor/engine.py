@@ -15,76 +15,91 @@ from host import config as configuration
 from host import parcels
 from host.config import groups as of_groups
 from host.doctor.home import registered
-from host.doctor.readback import COMMANDS, LIMITED, asked
+from host.doctor.program import runner_digest
+from host.doctor.readback import PROGRAM, facts, judged
 from host.doctor.subject import Subject
 from host.doctor.words import Finding, failure, ok, warning
 from host.engines.base import Engine, sandbox_user
 from host.engines.choice import ENGINES, choose
-from host.errors import EngineError
+from host.errors import EngineError, UserError
 from host.loop import Loop
-from host.model import Enforcement, Image, Spec
+from host.model import Image, Spec
 from host.pool import own_folder
 from host.sandbox import Gone, Sandbox
 from runner.protocol import Check, Checked, Frame
 
-START_SECONDS: Final = 60.0
+SECONDS: Final = 90.0
+"""From the launch to the answer; a sandbox that never comes up is given up by its actor before that."""
 CHECK_SECONDS: Final = 20
+DEADLINE_SECONDS: Final = 120
+"""If nobody stops it, not even its end of stdin, it ends by itself."""
 INSTALL_BYTES: Final = 6
 
 
 def image(subject: Subject) -> Iterator[Finding]:
     found = parcels.current_image(subject.home.cache)
-    yield ok("sandbox image", f"{found.id[:19]}… in {found.archive.parent}")
+    ours = runner_digest()
+    if ours and found.build != ours:
+        yield warning(
+            "sandbox image", "its runner is of another version than this program", "python3 build/image/build.py"
+        )
     if found.rootfs.is_dir():
         parcels.check_rootfs(found)
-        yield ok("unpacked image", "as it was made")
+    subject.image = found
+    unaltered = ", unpacked and unaltered" if found.rootfs.is_dir() else ""
+    yield ok("sandbox image", f"{found.id[:19]}… in {found.archive.parent.parent}{unaltered}")
 
 
 def engine(subject: Subject) -> Iterator[Finding]:
-    name = configuration.engine_name(subject.engine_flag, os.environ, subject.settings)
-    chosen, enforcement = choose(name)
-    yield ok("engine", f"{enforcement.engine} {enforcement.version}")
-    yield from _others(chosen.name)
-    yield from _missing(subject, enforcement)
-    found = parcels.current_image(subject.home.cache)
-    if chosen.wants_rootfs:
-        parcels.unpack_rootfs(found, lambda text: None)
-    chosen.load(found, lambda text: None)
-    yield from read_back(chosen, enforcement, found, subject)
-    yield from _orphans(subject, chosen)
+    subject.engine, subject.enforcement = choose(_asked_for(subject))
+    yield ok("engine", f"{subject.enforcement.engine} {subject.enforcement.version}")
 
 
-def _others(chosen: str) -> Iterator[Finding]:
-    for name, make in ENGINES.items():
-        if name == chosen:
+def others(subject: Subject) -> Iterator[Finding]:
+    """What else would do. Where none was found at all, each has been told of."""
+    name = _asked_for(subject)
+    if subject.engine is None and name == "auto":
+        return
+    chosen = subject.engine.name if subject.engine else name
+    for each, make in ENGINES.items():
+        if each == chosen:
             continue
         try:
             found = make().probe()
         except EngineError as e:
-            yield ok(f"also: {name}", f"not here: {e}")
+            yield ok(f"also: {each}", f"not here: {e}")
         else:
-            yield ok(f"also: {name}", f"{found.version} would work: --engine {name}")
+            yield ok(f"also: {each}", f"{found.version} would work: --engine {each}")
 
 
-def _missing(subject: Subject, enforcement: Enforcement) -> Iterator[Finding]:
+def _asked_for(subject: Subject) -> str:
+    return configuration.engine_name(subject.engine_flag, os.environ, subject.settings)
+
+
+def enforced(subject: Subject) -> Iterator[Finding]:
     """A control that is missing is doubtful, and a fault where a setting of some group is nothing without it."""
-    accepted = subject.settings.accept_not_enforced
-    needed = _needed(subject)
-    for control, why in enforcement.missing.items():
-        name = f"enforces {control}"
+    if subject.enforcement is None:
+        return
+    accepted, needed = subject.settings.accept_not_enforced, _needed(subject)
+    for control, why in subject.enforcement.missing.items():
+        name, found = f"enforces {control}", f"not enforced by this engine: {why}"
+        accept = f'accept it in config.toml: accept_not_enforced = ["{control}"]'
         if control in accepted:
-            yield ok(name, f"no, and you accepted that: {why}")
+            yield ok(name, f"{found}; you accepted that")
         elif control in needed:
-            yield failure(name, f"no: {why}; and {needed[control]}",
-                          f'unset that, or accept it in config.toml: accept_not_enforced = ["{control}"]')  # fmt: skip
+            yield failure(name, f"{found}; and {needed[control]}", f"unset that, or {accept}")
         else:
-            yield warning(name, f"not enforced by this engine: {why}")
+            yield warning(name, found, f"another engine may enforce it (--engine NAME); or {accept}")
 
 
 def _needed(subject: Subject) -> dict[str, str]:
     """Control → the setting of a group that depends on it."""
     found: dict[str, str] = {}
-    for group in registered(subject):
+    try:
+        groups = registered(subject)
+    except UserError:  # the database is told of where it is looked at
+        return found
+    for group in groups:
         for key in {*group.settings, *subject.settings.fixed(group.folder)} & of_groups.DEPENDS_ON.keys():
             found[of_groups.DEPENDS_ON[key]] = f"the group {group.folder} has set {key}"
     return found
@@ -94,73 +109,69 @@ def _needed(subject: Subject) -> dict[str, str]:
 class Probe:
     """A sandbox that is asked one thing."""
 
-    ready: bool = False
     answer: Checked | None = None
     gone: list[Gone] = field(default_factory=list)
 
 
-def read_back(engine: Engine, enforcement: Enforcement, image: Image, subject: Subject) -> Iterator[Finding]:
+def sandbox(subject: Subject) -> Iterator[Finding]:
     """Start one as turns have it, and have it tell what the kernel says of it."""
-    folder = Path(tempfile.mkdtemp(prefix="doctor-", dir=_place(subject)))
+    engine, enforcement, image = subject.engine, subject.enforcement, subject.image
+    if engine is None or enforcement is None or image is None:
+        yield warning("sandbox", f"not looked into: no {'engine' if engine is None else 'image'} to start it with")
+        return
+    if engine.wants_rootfs:
+        parcels.unpack_rootfs(image, subject.progress)
+    engine.load(image, subject.progress)
+    yield from read_back(engine, enforcement.missing, image, subject)
+
+
+def read_back(engine: Engine, missing: Mapping[str, str], image: Image, subject: Subject) -> Iterator[Finding]:
+    subject.home.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="doctor-", dir=subject.home.data))
     try:
         spec = _spec(image, folder, subject)
-        probe = ask(engine, spec, "\n".join(COMMANDS.values()), asked(spec.resources))
+        probe = ask(engine, spec)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if probe.answer is None:
-        why = probe.gone[0].message if probe.gone else f"no answer within {START_SECONDS:.0f} seconds"
-        yield failure(
-            "sandbox", f"it does not start: {why}", "nanoclaw drill shows more; is another version's image loaded?"
-        )
+        yield failure("sandbox", f"no use: {probe.gone[0].message}", "nanoclaw drill shows more; or try another engine")
         return
-    yield ok("sandbox", "starts; not root, no capabilities, no new privileges, no network, not dumpable, no cores")
-    yield from judged(probe.answer.output, enforcement.missing)
+    # All of it was demanded of its hello before it was asked anything.
+    yield ok("sandbox", "starts; not root, no capabilities, no new privileges, no network interface, no debugging")
+    cpus = min(spec.resources.cpus, float(os.cpu_count() or 1))
+    found = facts(probe.answer.output)
+    if not found:
+        yield failure("read back", "the sandbox tells nothing of its bounds", "nanoclaw drill shows more")
+        return
+    yield from judged(found, spec.resources, cpus, missing, same_kernel=engine.verifies_mounts)
 
 
-def judged(untrusted_output: str, missing: Mapping[str, str]) -> Iterator[Finding]:
-    """What the sandbox told of its bounds, a line each."""
-    told = {what: rest for what, _, rest in (line.partition(": ") for line in untrusted_output.splitlines())}
-    for what in COMMANDS:
-        found, name = told.get(what, ""), f"{what} in a sandbox"
-        if found.endswith("as asked"):
-            yield ok(name, found)
-        elif LIMITED.get(what) in missing:
-            yield warning(name, f"{found or 'not told'}: {missing[LIMITED[what]]}")
-        else:
-            yield failure(name, found or "not told", "the engine does not keep to what it was asked: nanoclaw drill")
-
-
-def ask(engine: Engine, spec: Spec, command: str, values: Mapping[str, object]) -> Probe:
-    loop, probe, late = Loop(), Probe(), []
-    for name, value in values.items():
-        command = command.replace("{" + name + "}", str(value))
+def ask(engine: Engine, spec: Spec) -> Probe:
+    """Ends within a known time: a sandbox that is stopped is always gone in the end."""
+    loop, probe = Loop(), Probe()
 
     def on_ready() -> None:
-        sandbox.hand_over(Check(command, CHECK_SECONDS, "UTC"))
+        probed.hand_over(Check(PROGRAM, CHECK_SECONDS, "UTC"))
 
     def on_frame(untrusted_frame: Frame) -> None:
         if isinstance(untrusted_frame, Checked):
             probe.answer = untrusted_frame
-            sandbox.stop("it has told", grace=0)
+            probed.stop("it has told", grace=0)
 
-    sandbox = Sandbox(
+    probed = Sandbox(
         loop, engine, spec, expect_build=spec.image.build, on_ready=on_ready, on_frame=on_frame,
         on_gone=probe.gone.append,
     )  # fmt: skip
-    sandbox.start()
-    timer = loop.call_later(START_SECONDS + CHECK_SECONDS, lambda: late.append(True))
-    while not probe.gone and not late:
-        loop.step()
-    timer.cancel()
-    while loop.children and not late:
-        loop.step()
-    loop.close()
+    try:
+        probed.start()
+        late = f"no answer from it within {SECONDS:g} seconds"
+        timer = loop.call_later(SECONDS, lambda: probed.stop(late, grace=0))
+        while not probe.gone or loop.children:  # those are the engine's programs, which have a time limit
+            loop.step()
+        timer.cancel()
+    finally:
+        loop.close()
     return probe
-
-
-def _place(subject: Subject) -> Path:
-    subject.home.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return subject.home.data
 
 
 def _spec(image: Image, folder: Path, subject: Subject) -> Spec:
@@ -175,14 +186,22 @@ def _spec(image: Image, folder: Path, subject: Subject) -> Spec:
         resources=subject.settings.resources,
         uid=uid,
         gid=gid,
-        deadline_seconds=120,
+        deadline_seconds=DEADLINE_SECONDS,
     )
 
 
-def _orphans(subject: Subject, engine: Engine) -> Iterator[Finding]:
+def left_behind(subject: Subject) -> Iterator[Finding]:
+    if subject.engine is None:
+        return
     path = subject.home.data / "install-id"
-    names = engine.orphans(path.read_text(encoding="ascii", errors="replace").strip()) if path.exists() else []
-    if names:
-        yield warning("left behind", f"{len(names)} sandboxes, if no host runs", "the next start removes them")
-    else:
+    install = path.read_text(encoding="ascii", errors="replace").strip() if path.exists() else ""
+    names = subject.engine.orphans(install) if install else []
+    if not names:
         yield ok("left behind", "no sandbox")
+    elif subject.host_runs:
+        yield ok("left behind", f"none: the {len(names)} that there are belong to the host that runs")
+    else:
+        yield warning(
+            "left behind", f"{len(names)} sandboxes, of a host that was killed or of an ask that is under way",
+            "the next start removes those of a host that is gone",
+        )  # fmt: skip

@@ -17,7 +17,13 @@ PROC: Final = Path("/proc")
 SYS: Final = Path("/sys")
 SYS_OPENAT2: Final = 437
 """The same on every architecture that Linux has had since."""
+SYS_LANDLOCK: Final = 444
+LANDLOCK_VERSION: Final = 1
 ENOSYS: Final = 38
+TIME_ERROR: Final = 5
+"""What `adjtimex` says of a clock that nothing keeps in step."""
+TIMEX_BYTES: Final = 512
+"""More than `struct timex` has anywhere."""
 
 
 def kernel(subject: Subject) -> Iterator[Finding]:
@@ -33,6 +39,8 @@ def kernel(subject: Subject) -> Iterator[Finding]:
         yield ok("seccomp", "there: system calls can be filtered")
     else:
         yield failure("seccomp", "this kernel cannot filter system calls", "use a kernel with CONFIG_SECCOMP_FILTER")
+    version = landlock_version()
+    yield ok("landlock", f"there (version {version}); nothing needs it" if version else "not there; nothing needs it")
 
 
 def has_openat2() -> bool:
@@ -40,6 +48,21 @@ def has_openat2() -> bool:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall(SYS_OPENAT2, -1, None, None, 0)
     return ctypes.get_errno() != ENOSYS
+
+
+def landlock_version() -> int:
+    """0 where the kernel has none, or was started without it."""
+    asked = ctypes.CDLL(None).syscall(SYS_LANDLOCK, None, ctypes.c_size_t(0), ctypes.c_uint32(LANDLOCK_VERSION))
+    return max(0, int(asked))
+
+
+def clock_is_kept() -> bool | None:
+    """Whether something keeps the clock in step with others, by the kernel's knowledge; None if it does not tell."""
+    adjtimex = getattr(ctypes.CDLL(None), "adjtimex", None)
+    if adjtimex is None:
+        return None
+    state = int(adjtimex(ctypes.create_string_buffer(TIMEX_BYTES)))  # all zero: nothing is to be changed
+    return None if state < 0 else state != TIME_ERROR
 
 
 def namespaces(subject: Subject) -> Iterator[Finding]:

@@ -1,21 +1,33 @@
-"""Whom the doctor looks at."""
+"""Whom the doctor looks at, and what earlier looks found that later ones need."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from host.config import Config, Home
+from host.engines.base import Engine
+from host.model import Enforcement, Image
 
 
 @dataclass
 class Subject:
     home: Home
+    version: str = ""
+    """The program's own."""
     engine_flag: str | None = None
     """`--engine`, or NANOCLAW_ENGINE."""
     offline: bool = False
     """Nothing is asked of the model's endpoint."""
+    progress: Callable[[str], None] = lambda text: None
+    """Told what takes long."""
+
+    # Each of these is None until its look found it well, and where it did not.
     config: Config | None = None
-    """Known after the look at the settings; None where they cannot be read."""
+    image: Image | None = None
+    engine: Engine | None = None
+    enforcement: Enforcement | None = None
+    host_runs: bool = False
 
     @property
     def settings(self) -> Config:

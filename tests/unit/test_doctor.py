@@ -13,17 +13,14 @@ from typing import Any
 
 import pytest
 
-from host.cli.doctor import as_text
+from host import control
 from host.config import Home, prepare
-from host.doctor import FAILURE, OK, WARNING, Finding, Subject, examine, look, record
+from host.doctor import FAILURE, OK, WARNING, Finding, Subject, examine, record
 from host.doctor import endpoint as endpoints
 from host.doctor import home as homes
 from host.doctor import machine as machines
-from host.doctor.engine import _missing, judged
-from host.doctor.readback import COMMANDS
-from host.errors import EngineError, UserError
 from host.house import registered
-from host.model import Endpoint, Enforcement
+from host.model import Endpoint
 from host.store import Store
 
 KEY = "sk-ant-doctor-0123456789abcdef"
@@ -66,6 +63,35 @@ def test_a_folder_that_others_can_enter_is_a_failure(subject: Subject) -> None:
     assert finding.next == f"chmod 700 {subject.home.data}"
 
 
+def test_a_step_to_take_is_said_as_a_shell_understands_it(tmp_path: Path) -> None:
+    home = Home(*(tmp_path / "my home" / kind for kind in ("config", "data", "cache")))
+    prepare(home)
+    home.data.chmod(0o755)
+    assert found(homes.folders(Subject(home)), "data folder").next == f"chmod 700 '{home.data}'"
+
+
+def test_a_folder_of_another_user_is_a_failure(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    assert f"belongs to user {me}" in found(homes.folders(subject), "data folder").found
+
+
+def test_a_folder_that_cannot_be_written_or_looked_at_is_a_failure(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    states = {finding.name: finding.state for finding in homes.folders(subject)}
+    assert states == {"config folder": OK, "data folder": FAILURE, "cache folder": FAILURE}
+    monkeypatch.setattr(Path, "lstat", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    assert {finding.state for finding in homes.folders(subject)} == {FAILURE}
+
+
+def test_a_link_to_nowhere_in_the_place_of_a_folder_is_a_failure(subject: Subject) -> None:
+    subject.home.cache.rmdir()
+    subject.home.cache.symlink_to("nowhere")
+    assert found(homes.folders(subject), "cache folder").state == FAILURE
+
+
 def test_a_file_in_the_place_of_a_folder_is_a_failure(subject: Subject) -> None:
     subject.home.cache.rmdir()
     subject.home.cache.touch()
@@ -73,9 +99,9 @@ def test_a_file_in_the_place_of_a_folder_is_a_failure(subject: Subject) -> None:
 
 
 def test_a_key_is_told_of_and_never_told(subject: Subject) -> None:
-    assert found(homes.secrets(subject), "key").state == WARNING
+    assert found(homes.key(subject), "key").state == WARNING
     write(subject.home.config / ".env", f"ANTHROPIC_API_KEY={KEY}\n")
-    findings = list(homes.secrets(subject))
+    findings = list(homes.key(subject))
     assert found(findings, "key").state == OK
     assert KEY[:12] not in json.dumps(record(findings))
 
@@ -83,17 +109,20 @@ def test_a_key_is_told_of_and_never_told(subject: Subject) -> None:
 def test_a_key_that_others_can_read_is_a_failure_without_its_words(subject: Subject) -> None:
     write(subject.home.config / ".env", f"ANTHROPIC_API_KEY={KEY}\n", 0o644)
     findings = examine(subject, lambda text: None)
-    assert found(findings, "secrets").state == FAILURE
-    assert "chmod 600" in found(findings, "secrets").next
+    assert found(findings, "key").state == FAILURE
+    assert "chmod 600" in found(findings, "key").next
+    assert found(findings, "model").state == WARNING
     assert KEY[:12] not in json.dumps(record(findings))
 
 
 @pytest.mark.parametrize("name", ["config.toml", "mount-allowlist.json"])
 def test_settings_that_others_can_change_are_a_failure(subject: Subject, name: str) -> None:
     path = write(subject.home.config / name, "", 0o664)
-    assert found(homes.secrets(subject), name).state == FAILURE
+    findings = examine(subject, lambda text: None)
+    assert found(findings, name).state == FAILURE
+    assert found(findings, name).next == f"chmod go-w {path}"
     path.chmod(0o644)
-    assert [finding.name for finding in homes.secrets(subject)] == ["key"]
+    assert name not in {finding.name for finding in homes.settings(subject)}
 
 
 def test_settings_that_are_not_understood_are_a_failure_and_the_rest_goes_on(subject: Subject) -> None:
@@ -114,7 +143,10 @@ def test_an_allowlist_is_none_or_good_or_a_failure(subject: Subject) -> None:
         "nonMainReadOnly": True,
     }
     path.write_text(json.dumps(content))
-    assert found(homes.allowlist(subject), "allowlist").state == OK
+    assert [finding.state for finding in homes.allowlist(subject)] == [OK]
+    content["allowedRoots"] = [{"path": "/nowhere/at-all", "allowReadWrite": False}]
+    path.write_text(json.dumps(content))
+    assert [finding.state for finding in homes.allowlist(subject)] == [OK, WARNING]
 
 
 # --- groups and the database -----------------------------------------------------------------------------------
@@ -169,6 +201,29 @@ def test_a_database_that_others_can_read_is_a_failure(subject: Subject, store: S
     assert found(homes.database(subject), "database").state == FAILURE
 
 
+@pytest.mark.parametrize("name", ["nanoclaw.db-wal", "nanoclaw.db.schema-2"])
+def test_what_lies_beside_the_database_is_closed_too(subject: Subject, store: Store, name: str) -> None:
+    write(subject.home.data / name, "", 0o640)
+    assert any(name in finding.next for finding in homes.database(subject) if finding.state == FAILURE)
+
+
+def test_an_older_schema_is_well_and_told(subject: Subject, store: Store) -> None:
+    store._db.execute("PRAGMA user_version = 1")
+    finding = found(homes.database(subject), "database")
+    assert (finding.state, "brought to" in finding.found) == (OK, True)
+    assert found(homes.groups(subject), "groups").found == "0"
+
+
+def test_a_database_that_takes_too_long_is_doubtful(
+    subject: Subject, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store._transaction() as db:
+        db.executemany("INSERT INTO events (at, grp, turn, what, detail) VALUES (0, '', '', '', ?)", [("x",)] * 5000)
+    monkeypatch.setattr(homes, "QUICK_SECONDS", -1.0)
+    monkeypatch.setattr(homes, "QUICK_STEPS", 10)
+    assert found(homes.database(subject), "database").state == WARNING
+
+
 def test_a_group_whose_settings_mean_nothing_any_more_is_a_failure(subject: Subject, store: Store) -> None:
     assert [finding.state for finding in homes.groups(subject)] == [OK]
     store.registry.change("main", name="main", needs_trigger=False, settings={"timezone": "Mars/Base"})
@@ -217,6 +272,24 @@ def test_a_clock_that_was_set_back_is_doubtful(subject: Subject, store: Store) -
     assert found(homes.clock(subject), "clock").state == WARNING
 
 
+@pytest.mark.parametrize("kept", [None, True, False])
+def test_whether_the_clock_is_kept_is_told_and_no_fault(
+    subject: Subject, kept: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert machines.clock_is_kept() in {None, True, False}
+    monkeypatch.setattr(homes, "clock_is_kept", lambda: kept)
+    finding = found(homes.clock(subject), "clock")
+    assert (finding.state, "step" in finding.found, "knows of nothing" in finding.found) == (
+        OK, kept is True, kept is False,
+    )  # fmt: skip
+
+
+def test_a_zone_that_this_machine_does_not_know_is_a_failure(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found(homes.settings(subject), "time zone").state == OK
+    monkeypatch.setattr(homes.values, "is_zone", lambda zone: False)
+    assert found(homes.settings(subject), "time zone").state == FAILURE
+
+
 def proc(folder: Path, **files: str) -> Path:
     for name, text in files.items():
         path = folder / name.replace("__", "/")
@@ -262,38 +335,54 @@ def test_a_kernel_without_filters_is_a_failure(
     assert found(machines.kernel(subject), "seccomp").state == FAILURE
 
 
+def test_a_kernel_without_landlock_is_well(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machines, "landlock_version", lambda: 0)
+    assert found(machines.kernel(subject), "landlock").state == OK
+
+
 def test_an_older_kernel_opens_folders_in_another_way(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machines, "has_openat2", lambda: False)
     assert "component by component" in found(machines.kernel(subject), "openat2").found
 
 
-# --- what an engine keeps to ------------------------------------------------------------------------------------------
+# --- the host ---------------------------------------------------------------------------------------------------------
 
 
-def told(**differently: str) -> str:
-    lines = {what: f"{what}: at most 7, as asked" for what in COMMANDS} | differently
-    return "\n".join(lines.values())
+@pytest.fixture
+def listening(subject: Subject) -> Iterator[socket.socket]:
+    """A host's socket with nobody behind it, and its lock."""
+    write(subject.home.data / "host.lock", "4711 1700000000\n")
+    with socket.socket(socket.AF_UNIX) as server, control.reachable(subject.home.data / "host.sock") as name:
+        server.bind(name)
+        server.listen(1)
+        yield server
 
 
-def test_bounds_that_are_as_asked_are_well() -> None:
-    assert {finding.state for finding in judged(told(), {})} == {OK}
+def test_no_host_is_well(subject: Subject) -> None:
+    assert found(homes.host(subject), "host").state == OK
+    assert not subject.host_runs
 
 
-@pytest.mark.parametrize("line", ["memory: unbounded", "memory: bounded at 9, and not at 7", ""])
-def test_a_bound_that_is_not_kept_is_a_failure_unless_the_engine_is_known_for_it(line: str) -> None:
-    name = "memory in a sandbox"
-    assert found(judged(told(memory=line), {}), name).state == FAILURE
-    assert found(judged(told(memory=line), {"memory limit": "the cgroup is off"}), name).state == WARNING
+def test_a_host_that_answers_is_well_and_told_by_its_pid(subject: Subject, listening: socket.socket) -> None:
+    def answer() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            if connection.recv(4096) == control.encode_request(control.Status()):
+                connection.sendall(b"{}\n")
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    finding = found(homes.host(subject), "host")
+    thread.join(5)
+    assert (finding.state, "(pid 4711)" in finding.found, subject.host_runs) == (OK, True, True)
 
 
-def test_a_missing_control_is_a_failure_where_a_group_depends_on_it(subject: Subject, store: Store) -> None:
-    enforcement = Enforcement("docker", "1", {"memory limit": "the cgroup is off"})
-    assert found(_missing(subject, enforcement), "enforces memory limit").state == WARNING
-    store.registry.change("main", name="main", needs_trigger=False, settings={"memory": "512 MB"})
-    assert found(_missing(subject, enforcement), "enforces memory limit").state == FAILURE
-    write(subject.home.config / "config.toml", 'accept_not_enforced = ["memory limit"]\n')
-    list(homes.settings(subject))
-    assert found(_missing(subject, enforcement), "enforces memory limit").state == OK
+def test_a_host_that_hangs_is_a_failure(
+    subject: Subject, listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(homes, "HOST_SECONDS", 0.2)
+    finding = found(homes.host(subject), "host")
+    assert (finding.state, "kill 4711" in finding.next) == (FAILURE, True)
 
 
 # --- the model's endpoint ---------------------------------------------------------------------------------------------
@@ -373,37 +462,3 @@ def test_offline_nothing_is_asked_and_what_is_needed_is_said(subject: Subject) -
     subject.offline = True
     (finding,) = endpoints.model(subject)
     assert (finding.state, "127.0.0.1:9, and nothing else" in finding.found) == (OK, True)
-
-
-# --- all of it ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("error", [UserError("no", "hint"), EngineError("no", "hint"), PermissionError(13, "no")])
-def test_one_look_that_fails_is_a_line_and_the_others_go_on(
-    subject: Subject, error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(subject: Subject) -> Iterator[Finding]:
-        raise error
-        yield
-
-    def works(subject: Subject) -> Iterator[Finding]:
-        yield Finding("b", OK, "well")
-
-    monkeypatch.setattr(look, "LOOKS", {"a": fails, "b": works})
-    findings = examine(subject, lambda text: None)
-    assert [(finding.name, finding.state) for finding in findings] == [("a", FAILURE), ("b", OK)]
-    assert not record(findings)["ok"]
-
-
-def test_a_bug_is_no_finding(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(look, "LOOKS", {"a": lambda subject: iter([1 // 0])})
-    with pytest.raises(ZeroDivisionError):
-        examine(subject, lambda text: None)
-
-
-def test_a_line_each_and_the_next_step_beneath() -> None:
-    text = as_text([Finding("clock", OK, "noon"), Finding("key", WARNING, "none", "put one there")])
-    assert [line.split() for line in text.splitlines()] == [
-        ["clock", "ok", "noon"], ["key", "warning", "none"], ["→", "put", "one", "there"], [],
-        ["1", "ok,", "1", "warning"],
-    ]  # fmt: skip
