@@ -80,6 +80,8 @@ def _within(seconds: float, look: Look, subject: Subject) -> Iterator[Finding]:
     hangs = thread.is_alive()
     yield from found[:]
     if hangs:
-        raise UserError(f"no answer within {seconds:g} seconds", "does a network disk or a name server hang?")
+        raise UserError(
+            f"no answer within {seconds:g} seconds", "does a network disk, a name server or the endpoint hang?"
+        )
     if broke:
         raise broke[0]
