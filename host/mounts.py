@@ -40,8 +40,8 @@ class Judged:
 
 
 def judged(home: Home, config: Config, group: Group, groups: Iterable[Group]) -> Judged:
-    """`groups`: all that are registered. `UserError` if a group's settings mean nothing."""
-    wishes = config.group(group).mounts
+    """`groups`: all that are registered. `UserError` if what one was given means nothing."""
+    wishes = config.mounts(group)
     if not wishes:  # nearly always: nothing is read then
         return Judged()
     allowlist = Allowlist.load(home.config / FILE)
@@ -58,15 +58,10 @@ def judged(home: Home, config: Config, group: Group, groups: Iterable[Group]) ->
 
 def all_wishes(config: Config, groups: Iterable[Group]) -> list[tuple[MountWish, bool]]:
     """What all groups were given, each with whether its group is main."""
-    some = [group for group in groups if _has_wishes(config, group)]
-    return [(wish, group.is_main) for group in some for wish in config.group(group).mounts]
+    return [(wish, group.is_main) for group in groups for wish in config.mounts(group)]
 
 
 def protected(home: Home, allowlist: Allowlist, wishes: Iterable[tuple[MountWish, bool]]) -> Protected:
     """What no group can be given in this home, where agents can write to what they were given to write."""
     return Protected.of(home.config, home.data, home.cache, writable(allowlist, wishes))
 
-
-def _has_wishes(config: Config, group: Group) -> bool:
-    """Without working out all that holds for it: there may be a thousand groups."""
-    return "mounts" in group.settings or "mounts" in config.fixed(group.folder)

@@ -109,8 +109,7 @@ class Pool:
 
         `owner.sandbox_ready` is called for a new one only: a warm one may be `ready` already.
         """
-        judged = self._judged(group)
-        spec = self.spec_for(group, judged.mounts)
+        judged, spec = self._wanted(group)
         place = self._warm.pop(group.folder, None)
         if place is not None and place.sandbox is not None:
             if place.sandbox.state in {"starting", "ready"} and _same(place.sandbox.spec, spec):
@@ -128,8 +127,8 @@ class Pool:
             return
         while len(self._warm) >= self._config.warm_sandboxes:  # the one that has waited longest goes
             self._discard(next(iter(self._warm)))
-        judged = self._judged(group)
-        place = self._warm[group.folder] = self._start(self.spec_for(group, judged.mounts), judged, None)
+        judged, spec = self._wanted(group)
+        place = self._warm[group.folder] = self._start(spec, judged, None)
         self._loop.call_later(self._config.warm_seconds, lambda: self._expire(group.folder, place))
 
     def drop(self, folder: str) -> None:
@@ -154,6 +153,15 @@ class Pool:
             deadline_seconds=int(self._config.warm_seconds) + START_GRACE_SECONDS,
             proxy=bool(settings.allow_hosts),
         )
+
+    def _wanted(self, group: Group) -> tuple[Judged, Spec]:
+        """Today's extra folders, held open, and what a sandbox with them is made of."""
+        judged = self._judged(group)
+        try:
+            return judged, self.spec_for(group, judged.mounts)
+        except BaseException:
+            judged.close()
+            raise
 
     def _judged(self, group: Group) -> Judged:
         """The group's mounts as they may be today. A turn does without those that may not be, and is told."""

@@ -17,7 +17,7 @@ from host.config.groups import GroupSettings
 from host.config.home import Home, locate, prepare
 from host.config.values import fail
 from host.errors import UserError
-from host.model import FOLDER, AllowedHost, Group, Resources
+from host.model import FOLDER, AllowedHost, Group, MountWish, Resources
 from runner.protocol import KIB, MIB, Limits
 
 __all__ = ["Config", "GroupSettings", "Home", "Machine", "engine_name", "load", "locate", "parse", "prepare"]
@@ -146,6 +146,14 @@ class Config:
     def chosen(self, group: Group) -> dict[str, Any]:
         """Every setting that was chosen for this group, by name, checked."""
         return of_groups.check_all(group.settings) | dict(self.groups.get(group.folder.lower(), {}))
+
+    def mounts(self, group: Group) -> tuple[MountWish, ...]:
+        """What a group was given of this machine's folders. Of its settings no other is looked at: one that means
+        nothing stops its own turns, and not those of the groups that only have to know this of it."""
+        fixed = self.groups.get(group.folder.lower(), {})
+        if "mounts" in fixed:
+            return tuple(fixed["mounts"])
+        return tuple(of_groups.check("mounts", group.settings["mounts"])) if "mounts" in group.settings else ()
 
     def fixed(self, folder: str) -> frozenset[str]:
         """The settings of a group that config.toml decides, so that nothing else can."""
