@@ -19,8 +19,6 @@ from host.model import AllowedHost, Group
 MAX_GROUPS: Final = 1000
 ID: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}\Z")
 
-# What main's agent may choose no more of than the home has; the person may.
-_BOUNDED: Final = ("memory", "cpus", "processes", "seconds", "rounds")
 _GRANTED: Final = {"mounts": "grant_mount and revoke_mount", "allow_hosts": "grant_host and revoke_host"}
 
 
@@ -114,7 +112,7 @@ def change(desk: Desk, caller: Caller, group: Group, wishes: Mapping[str, Any]) 
             raise UserError(f"{key} is not set this way", f"use {_GRANTED[key]}", status=2)
         if value is not None or key not in of_groups.SETTINGS:
             of_groups.check(key, value)
-        if value is not None and not caller.is_person:
+        if not caller.is_person:
             _check_bound(desk, group, key, value)
     if group.is_main and wishes.get("needs_trigger"):
         raise UserError("main needs no trigger word: it is where the assistant is administered", status=2)
@@ -134,15 +132,17 @@ def change(desk: Desk, caller: Caller, group: Group, wishes: Mapping[str, Any]) 
 
 
 def _check_bound(desk: Desk, group: Group, key: str, value: Any) -> None:
-    """An agent that was talked into it must not buy a group more of the machine than the home gives to any."""
-    if key not in _BOUNDED:
-        return
+    """An agent that was talked into it must not buy a group more of the machine than the home gives to any, nor
+    more of the person's money than the person set for it."""
     home = desk.config.group(Group(group.folder, group.channel, group.chat, group.name))
     most = {
         "memory": home.resources.memory_bytes, "cpus": home.resources.cpus, "processes": home.resources.processes,
         "seconds": home.turn.seconds, "rounds": home.turn.rounds,
-    }[key]  # fmt: skip
-    if of_groups.check(key, value) > most:
+        "tokens_per_day": desk.config.group(group).tokens_per_day,
+    }.get(key)  # fmt: skip
+    # A null takes a bound of the machine back to the home's, and one of the day's tokens away.
+    beyond = key == "tokens_per_day" if value is None else most is not None and of_groups.check(key, value) > most
+    if most is not None and beyond:
         raise UserError(
             f"{key} may be at most {most:g} here: more is the person's to give, at the terminal",
             f"nanoclaw groups set {group.folder} {key}=…",
@@ -159,9 +159,11 @@ def remove_group(desk: Desk, caller: Caller, target: str, params: dict[str, Any]
     if group is not None:
         if group.is_main:
             raise UserError("main cannot be removed: it is where the assistant is administered", status=2)
-        desk.stop_group(group.folder)
-        desk.store.registry.remove(group.folder)
-        desk.group_changed(group.folder)
+        try:
+            desk.stop_group(group.folder)
+            desk.store.registry.remove(group.folder)
+        finally:  # whether or not it came to that
+            desk.group_changed(group.folder)
     name = group.folder if group is not None else str(gone)
     moved = to_trash(desk.home.data, name, desk.now()) if trash else []
     if trash:

@@ -271,6 +271,16 @@ def test_an_agent_gives_no_more_of_the_machine_than_the_home_does_and_no_host_un
     assert scene.store.groups()[1].settings.get("allow_hosts") is None
 
 
+def test_an_agent_spends_no_more_in_a_day_than_the_person_set(scene: Scene) -> None:
+    scene.ask(MAIN, "update_group", group="family", settings={"tokens_per_day": 900_000})  # the person set no bound
+    scene.ask(None, "update_group", group="family", settings={"tokens_per_day": 50_000})
+    for wish in (60_000, None):
+        with pytest.raises(UserError, match="at most 50000"):
+            scene.ask(MAIN, "update_group", group="family", settings={"tokens_per_day": wish})
+    scene.ask(MAIN, "update_group", group="family", settings={"tokens_per_day": 40_000})
+    scene.ask(None, "update_group", group="family", settings={"tokens_per_day": None})  # the person may
+
+
 def test_what_config_toml_decides_nothing_else_does(scene: Scene) -> None:
     scene.desk = replace(scene.desk, config=Config(groups={"family": {"model": "theirs"}}))
     with pytest.raises(UserError, match=r"config\.toml"):
