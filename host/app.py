@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from host import calls, credentials, intake, store
+from host import calls, intake, store
+from host.access import ModelAccess
 from host.attempt import Attempt
 from host.channels import Channel
 from host.channels.console import Console
@@ -20,23 +21,17 @@ from host.config import groups as of_groups
 from host.control import Client, Control, Request
 from host.engines.base import Engine
 from host.errors import UserError
-from host.house import MAIN, OWNER, Access, House, registered
+from host.house import House, registered
 from host.log import Log
 from host.loop import Loop
-from host.model import Endpoint, Enforcement, Group, Image, Message, Outgoing, Task, TaskRun
+from host.model import Enforcement, Group, Image, Message, Outgoing, Task, TaskRun
 from host.mounts import Judged, judged
 from host.pool import Folders, Pool
-from host.rehearsal.child import Rehearsal
 from host.resolver import Resolver
 from host.tasks import Scheduler
 from host.terminals import Terminals
 from host.turns import Command, Feed, Start, Turns
 
-__all__ = ["MAIN", "OWNER", "App", "Parts", "install_id", "read_authorities", "registered"]
-
-NOWHERE: Final = Endpoint("", "", 0, tls=False)
-NO_LOG: Final = "no log on disk"
-"""The control without which an engine writes all that runners say to a file."""
 LOCK_SECONDS: Final = 1.0
 """How long a host that starts waits for a command that holds the home's lock meanwhile."""
 PRUNE_SECONDS: Final = 86_400.0
@@ -73,8 +68,7 @@ class App:
         self._sees_to_tasks = False
         self._runs: dict[str, TaskRun] = {}
         """Runs that wait for their turn, by task."""
-        self._rehearsal: Rehearsal | None = None
-        self._rehearsal_endpoint = NOWHERE
+        self._model = ModelAccess(home, parts.config, parts.enforcement, parts.environment_secrets)
         folders = Folders.of(home.data, parts.project)
         self._pool = Pool(
             loop, parts.engine, parts.image, parts.config, folders, install_id(home.data), self._judged_mounts, log
@@ -93,7 +87,7 @@ class App:
             config=parts.config,
             log=log,
             tell=self.control.broadcast,
-            access=self._access,
+            access=self._model.access,
             deliver=self.deliver,
             settings=self._settings,
             asked=self._asked,
@@ -159,8 +153,7 @@ class App:
         for attempt in self._attempts.values():
             attempt.abandon()
         self.control.close()
-        if self._rehearsal is not None:
-            self._rehearsal.stop()
+        self._model.stop()
         self._pool.on_idle = finish
         self._pool.close()
         if not self._pool.live:
@@ -188,11 +181,12 @@ class App:
         return False
 
     def _wanted(self, group: Group) -> bool:
+        pending = self._store.pending(group.folder)
         try:
             settings = self._parts.config.group(group)
         except UserError:
-            return True  # its turn meets it again, and says what is wrong with the group's settings
-        return intake.wants_agent(settings.trigger, settings.senders, self._store.pending(group.folder))
+            return any(True for _ in pending)  # a turn, which says what is wrong with the group's settings
+        return intake.wants_agent(settings.trigger, settings.senders, pending)
 
     def _carry_out(self, commands: list[Command]) -> None:
         for command in commands:
@@ -293,10 +287,12 @@ class App:
         self._scheduler.changed()
 
     def _stop_group(self, folder: str) -> None:
-        """It is about to be removed: nothing of it runs or waits any more when this returns."""
+        """It is about to be removed: nothing of it runs or waits any more when this returns, and nothing of it is
+        started until `_group_changed` says what became of it."""
         for task in [task for task, run in self._runs.items() if run.task.group == folder]:
             self._task_cancelled(task)
         self._turns.forget(folder)
+        self._groups.pop(folder, None)
         attempt = self._attempts.get(folder)
         if attempt is not None:
             attempt.stop("the group is being removed")
@@ -310,44 +306,15 @@ class App:
         if channel is not None:
             channel.deliver(outgoing)
 
-    # --- the model's endpoint ---------------------------------------------------------------------
-
-    def _access(self) -> Access:
-        """Read at the moment of the handoff and forgotten with it."""
-        found = credentials.read(self._parts.home.config / ".env")
-        secrets_ = found.secrets or self._parts.environment_secrets
-        if not secrets_ and found.base_url is None:
-            return Access({}, self._rehearse())
-        endpoint = credentials.endpoint(found.base_url)
-        if secrets_ and not endpoint.tls:
-            self._refuse_key_in_a_log()
-        return Access(secrets_, endpoint, read_authorities(self._parts.config.ca_file))
-
-    def _refuse_key_in_a_log(self) -> None:
-        """What a runner sends to an http:// endpoint passes its stdout as it is, with the key in it."""
-        why = self._parts.enforcement.missing.get(NO_LOG)
-        if why is not None and NO_LOG not in self._parts.config.accept_not_enforced:
-            raise UserError(
-                f"the key would be written to this machine's disk: the model's address begins with http:// ({why})",
-                f'use https://, or accept to be without it in config.toml: accept_not_enforced = ["{NO_LOG}"]',
-            )
-
-    @property
-    def rehearsing(self) -> bool:
-        """Whether no model is configured, so that the stand-in answers. `UserError` if `.env` is bad."""
-        found = credentials.read(self._parts.home.config / ".env")
-        return not (found.secrets or self._parts.environment_secrets or found.base_url)
-
-    def _rehearse(self) -> Endpoint:
-        if self._rehearsal is None or not self._rehearsal.alive:
-            self._rehearsal = Rehearsal()
-            self._rehearsal_endpoint = self._rehearsal.start()
-        return self._rehearsal_endpoint
-
     # --- terminals --------------------------------------------------------------------------------
 
     def _on_request(self, client: Client, request: Request) -> None:
         self._terminals.on_request(client, request)
+
+    @property
+    def rehearsing(self) -> bool:
+        """Whether no model is configured, so that the stand-in answers. `UserError` if `.env` is bad."""
+        return self._model.rehearsing
 
     def attempt(self, folder: str) -> Attempt | None:
         return self._attempts.get(self.group(folder).folder)
@@ -379,14 +346,6 @@ class App:
             "tasks": self._store.tasks.stats(),
             "store": self._store.stats(),
         }
-
-
-def read_authorities(ca_file: Path | None) -> str:
-    """The further certificate authorities of the config, as they are now; it was a PEM file at the start."""
-    try:
-        return ca_file.read_text(encoding="ascii") if ca_file else ""
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"model.ca_file cannot be read any more: {e}") from e
 
 
 def install_id(data: Path) -> str:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 from host import calls, intake
+from host.access import Access
 from host.asking import Asking
 from host.check import CheckRun
 from host.config import GroupSettings
 from host.credentials import Scrubber, StreamScrubber
 from host.errors import EngineError, UserError
 from host.gate import Gate
-from host.house import Access, House
+from host.house import House
 from host.loop import Timer
-from host.model import Connection, Group, Outgoing, Stored, TaskRun
+from host.model import Group, Outgoing, Stored, TaskRun
 from host.sandbox import Gone, Sandbox
+from host.zones import midnight
 from runner.protocol import (
     FAILURES,
     MAX_TEXT,
@@ -101,6 +102,10 @@ class Attempt:
         self._house.tell(self.group.folder, "started", turn=self.turn)
         try:
             self._settings = self._house.settings(self.group)
+        except UserError as e:
+            self._fail("settings", " ".join([str(e), *e.hints]))
+            return
+        try:
             self._check_budget()
         except UserError as e:
             self._fail("limit", " ".join([str(e), *e.hints]))
@@ -117,8 +122,7 @@ class Attempt:
         most = self._settings.tokens_per_day
         if most is None:
             return
-        midnight = datetime.now(ZoneInfo(self._settings.timezone)).replace(hour=0, minute=0, second=0, microsecond=0)
-        left = most - self._house.store.tokens_since(self.group.folder, midnight.timestamp())
+        left = most - self._house.store.tokens_since(self.group.folder, midnight(time.time(), self._settings.timezone))
         if left <= 0:
             raise UserError(f"this group has used its {most} tokens of today", "it goes on tomorrow")
         turn = self._settings.turn
@@ -158,15 +162,8 @@ class Attempt:
         self._where = f"{access.endpoint.host}:{access.endpoint.port}"
         self._scrub = Scrubber(access.secrets)
         self._stream = StreamScrubber(self._scrub)
-        self._gate = Gate(
-            self._house.loop,
-            self._house.resolver,
-            group=self.group.folder,
-            turn=self.turn,
-            endpoint=access.endpoint,
-            allowed=self._settings.allow_hosts,
-            send=self._sandbox.send,
-            audit=self._audit,
+        self._gate = self._house.open_gate(
+            self._sandbox, self.turn, self._settings, access.endpoint, self._not_audited
         )
         self._timer = self._house.loop.call_later(self._settings.turn.seconds + TIME_GRACE_SECONDS, self._too_long)
         self._handed_over = True
@@ -282,13 +279,9 @@ class Attempt:
         except UserError as e:
             self._fail("disk", str(e))
 
-    def _audit(self, connection: Connection) -> None:
-        try:
-            self._house.store.add_connection(connection)
-        except UserError as e:
-            # What leaves is written down, or does not leave.
-            why = str(e)
-            self._house.loop.call_soon(lambda: None if self._ended else self._fail("disk", why))
+    def _not_audited(self, why: str) -> None:
+        if not self._ended:
+            self._fail("disk", why)
 
     def _keep(self, untrusted_entries: list[dict[str, Any]]) -> None:
         clean = [self._scrub.scrub_json(entry) for entry in untrusted_entries]
@@ -351,9 +344,14 @@ class Attempt:
         )
 
     def _finish_stopped(self) -> None:
-        upto = self._upto_given()
-        folder, turn, usage = self.group.folder, self.turn, (self._tokens_in, self._tokens_out)
-        self._end("stopped", upto, lambda: self._house.store.stop_turn(folder, turn, upto, self.run, usage))
+        store, folder, turn, upto = self._house.store, self.group.folder, self.turn, self._upto_given()
+        usage = (self._tokens_in, self._tokens_out)
+
+        def commit() -> None:
+            store.begin_turn(folder, turn, self.run)  # a stop may come before the loop comes to the start
+            store.stop_turn(folder, turn, upto, self.run, usage)
+
+        self._end("stopped", upto, commit)
 
     def _upto_given(self) -> int:
         """All that came until now: whoever wrote it is told of the outcome. A task's turn answers no message."""

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from host import intake
 from host.config import GroupSettings
 from host.errors import EngineError, UserError
 from host.gate import Gate
 from host.house import House
 from host.loop import Timer
-from host.model import Connection, Endpoint, Group
+from host.model import Endpoint, Group
 from host.sandbox import Gone, Sandbox
-from runner.protocol import Bytes, Check, Checked, Close, Credit, Failed, Frame, Open, PeerError, Progress
+from runner.protocol import KIB, Bytes, Check, Checked, Close, Credit, Failed, Frame, Open, PeerError, Progress
 
 NO_MODEL: Final = Endpoint("", "", 0, tls=False)
 """No connection to it is ever allowed: no host has an empty name."""
 GRACE_SECONDS: Final = 10
+MAX_OUTPUT: Final = 64 * KIB
+"""Most bytes of what the command printed; the runner itself cuts it far below that."""
 
 
 class CheckRun:
@@ -55,15 +58,8 @@ class CheckRun:
     def sandbox_ready(self) -> None:
         if self._ended or self._sandbox is None:
             return
-        self._gate = Gate(
-            self._house.loop,
-            self._house.resolver,
-            group=self._group.folder,
-            turn=self._turn,
-            endpoint=NO_MODEL,
-            allowed=self._settings.allow_hosts,
-            send=self._sandbox.send,
-            audit=self._audit,
+        self._gate = self._house.open_gate(
+            self._sandbox, self._turn, self._settings, NO_MODEL, lambda why: self._end(None, why)
         )
         seconds = self._settings.turn.command_seconds
         self._timer = self._house.loop.call_later(
@@ -80,22 +76,15 @@ class CheckRun:
                 self._gate.handle(untrusted_frame)
             case Progress():
                 pass  # nobody waits at a terminal for it
-            case Checked(status, output):
-                self._end(status, output)
-            case Failed(_, message):
-                self._end(None, f"the check failed: {message}")
+            case Checked(status, untrusted_output):
+                self._end(status, _bounded(untrusted_output))
+            case Failed(_, untrusted_message):
+                self._end(None, f"the check failed: {_bounded(untrusted_message)}")
             case _:
                 raise PeerError(f"{type(untrusted_frame).__name__.lower()} during a check")
 
     def sandbox_gone(self, gone: Gone) -> None:
         self._end(None, f"the check's sandbox ended: {gone.message}")
-
-    def _audit(self, connection: Connection) -> None:
-        try:
-            self._house.store.add_connection(connection)
-        except UserError as e:  # what leaves is written down, or does not leave
-            why = str(e)
-            self._house.loop.call_soon(lambda: self._end(None, why))
 
     def _end(self, status: int | None, output: str) -> None:
         if not self._ended:
@@ -111,3 +100,9 @@ class CheckRun:
             self._gate.close()
         if self._sandbox is not None:
             self._sandbox.stop("the check is over", grace=0)
+
+
+def _bounded(untrusted_text: str) -> str:
+    if len(untrusted_text.encode()) > MAX_OUTPUT:
+        raise PeerError("a check's output over the limit")
+    return intake.clean_text(untrusted_text)

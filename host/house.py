@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from host.access import Access
 from host.config import Config, GroupSettings
+from host.errors import UserError
+from host.gate import Gate
 from host.log import Log
 from host.loop import Loop
-from host.model import Endpoint, Group, Outgoing
+from host.model import Connection, Endpoint, Group, Outgoing
 from host.pool import Pool
 from host.resolver import Resolver
+from host.sandbox import Sandbox
 from host.store import Store
 
 MAIN: Final = Group(folder="main", channel="console", chat="main", name="main", is_main=True)
@@ -25,15 +29,6 @@ def registered(store: Store) -> list[Group]:
     if not store.groups():
         store.add_group(MAIN)
     return store.groups()
-
-
-@dataclass(frozen=True)
-class Access:
-    """How the model is reached, read anew for each turn; held only until the payload is written."""
-
-    secrets: dict[str, str]
-    endpoint: Endpoint
-    ca_pem: str = ""
 
 
 class Tell(Protocol):
@@ -64,3 +59,32 @@ class House:
     settings: Callable[[Group], GroupSettings]
     """What holds for a group; `UserError` where the machine cannot keep to it."""
     asked: Asked
+
+    def open_gate(
+        self,
+        sandbox: Sandbox,
+        turn: str,
+        settings: GroupSettings,
+        endpoint: Endpoint,
+        on_fault: Callable[[str], None],
+    ) -> Gate:
+        """The way out of a sandbox that is about to be handed its payload. What leaves is written down, or does
+        not leave: `on_fault` is called from the loop, with the reason, when a row cannot be written."""
+
+        def audit(connection: Connection) -> None:
+            try:
+                self.store.add_connection(connection)
+            except UserError as e:
+                why = str(e)
+                self.loop.call_soon(lambda: on_fault(why))
+
+        return Gate(
+            self.loop,
+            self.resolver,
+            group=sandbox.spec.group,
+            turn=turn,
+            endpoint=endpoint,
+            allowed=settings.allow_hosts,
+            send=sandbox.send,
+            audit=audit,
+        )

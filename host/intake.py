@@ -6,11 +6,11 @@ import itertools
 import json
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 from host.model import Stored, TaskRun
+from host.zones import zone_of
 from runner.protocol import MAX_TEXT
 
 Entry = dict[str, Any]
@@ -85,7 +85,7 @@ def _is_word(c: str) -> bool:
 def render(messages: Sequence[Stored], timezone: str, left_out: int = 0) -> str:
     """The prompt: one element per message, everything that people chose escaped. A text or a name that
     looks like our markup stays text, so nobody can write in another's name or in ours."""
-    zone = UTC if timezone == "UTC" else ZoneInfo(timezone)
+    zone = zone_of(timezone)
     lines = [f"<messages timezone={_attribute(timezone)}>"]
     if left_out:
         lines.append(f'<left_out count="{left_out}" why="older, and too many or too long to show"/>')
@@ -100,7 +100,7 @@ def render(messages: Sequence[Stored], timezone: str, left_out: int = 0) -> str:
 
 def render_task(run: TaskRun, timezone: str, check_output: str | None = None) -> str:
     """The prompt of a task's run, in the same markup, so that the two are never taken for one another."""
-    zone = UTC if timezone == "UTC" else ZoneInfo(timezone)
+    zone = zone_of(timezone)
     due = f" due={_attribute(_local(run.due, zone))}"
     found = [] if check_output is None else [f"<check_output>{_escape(check_output)}</check_output>"]
     opening = f"<task id={_attribute(run.task.id)}{due} timezone={_attribute(timezone)}>"

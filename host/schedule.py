@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
-from zoneinfo import ZoneInfo
 
 from host.errors import UserError
 from host.model import Task
+from host.zones import zone_of
 
 KINDS: Final = ("cron", "interval", "once")
 # A sandbox, a prompt and an answer take that long; and cron's own unit is the minute.
@@ -91,7 +91,7 @@ def next_run(schedule: Schedule, after: float) -> float | None:
         at = instant(schedule)
         return at if at > after else None
     # Down to the second, since a datetime would round, and a time that comes in less than a microsecond be missed.
-    return _next_cron(schedule.text, _zone(schedule.zone), math.floor(after))
+    return _next_cron(schedule.text, zone_of(schedule.zone), math.floor(after))
 
 
 def instant(schedule: Schedule) -> float:
@@ -101,16 +101,12 @@ def instant(schedule: Schedule) -> float:
     day, clock, offset = found.groups()
     if offset:
         return datetime.fromisoformat(f"{day}T{clock}{offset.upper()}").timestamp()
-    return _existing(datetime.fromisoformat(f"{day}T{clock}"), _zone(schedule.zone)).timestamp()
+    return _existing(datetime.fromisoformat(f"{day}T{clock}"), zone_of(schedule.zone)).timestamp()
 
 
 def local(at: float, zone: str) -> str:
     """A time as its group's clock shows it, with the offset: `2026-12-24T18:00+01:00`."""
-    return datetime.fromtimestamp(at, _zone(zone)).isoformat(timespec="minutes")
-
-
-def _zone(name: str) -> tzinfo:
-    return UTC if name == "UTC" else ZoneInfo(name)  # UTC also where no time zones are installed
+    return datetime.fromtimestamp(at, zone_of(zone)).isoformat(timespec="minutes")
 
 
 def _existing(naive: datetime, zone: tzinfo) -> datetime:

@@ -13,12 +13,13 @@ from dataclasses import replace
 from typing import Any, Final, cast
 
 from host import control
-from host.app import MAIN, App, Parts
+from host.app import App, Parts
 from host.cli.session import Event, Session
 from host.config import Config, Home, prepare
 from host.drill.ground import Edited, Ground, key_of
 from host.engines.base import Engine
 from host.errors import UserError
+from host.house import MAIN
 from host.log import Log
 from host.loop import Loop
 from host.model import Endpoint

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from host.app import MAIN
 from host.drill.ground import made_up
 from host.drill.hostile import beats
 from host.drill.probes import PROBES
@@ -18,6 +17,7 @@ from host.drill.shelf import BAD_LIST, FINE, TARGET
 from host.drill.village import NAME, Story, Texts, Village
 from host.drill.words import RAN
 from host.errors import UserError
+from host.house import MAIN
 
 SHORT: Final = 10
 """Seconds that the endless turn is given: the least that a group may be set to."""

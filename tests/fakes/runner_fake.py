@@ -161,6 +161,13 @@ def checks() -> None:
     receive()
 
 
+def checks_without_end() -> None:
+    """Answer a check with more than any model should read."""
+    receive()
+    send(frame="checked", status=0, output="x" * 1_000_000)
+    receive()
+
+
 def ignores_everything() -> None:
     """Neither the end of its stdin nor a signal that can be ignored ends it."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

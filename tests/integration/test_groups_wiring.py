@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from host import control
+from host.errors import UserError
 from tests.fakes.home import FakeHome
 
 Open = Callable[..., FakeHome]
@@ -327,3 +329,101 @@ def test_a_host_for_one_answer_leaves_tasks_to_the_next(tmp_path: Path) -> None:
     lasting.until(lambda: lasting.app.call("get_task", {"id": made["task"]["id"]})["task"]["runs"])
     lasting.quiet()
     lasting.close()
+
+
+# --- what comes in one breath, and what is set wrongly ---------------------------------------------------------
+
+
+def test_a_turn_that_is_stopped_before_it_began_ends_as_stopped(open_home: Open) -> None:
+    """A message and the wish to stop, in one piece of the socket: the loop has not come to the turn yet."""
+    home = open_home()
+    home.session.request(control.Send("s1", "main", "hello", ""))
+    home.session.request(control.StopTurn("main"))
+    home.until(lambda: any(event.get("id") == "s1" for event in home.events))
+    home.quiet()
+    assert home.engine.launched == []
+    assert home.store._rows("SELECT outcome FROM turns") == [("stopped",)]
+    home.write("main", "and now?")
+    home.quiet()
+    assert len(home.said("main", "reply")) == 1
+
+
+def test_one_that_is_removed_while_its_task_runs_does_not_go_on_to_its_messages(open_home: Open) -> None:
+    home = open_home(behaviour="echo")
+    home.register("family")
+    made = home.app.call("schedule_task", {"group": "family", "prompt": "t", "kind": "interval", "schedule": "3600"})
+    home.app.call("run_task_now", {"id": made["task"]["id"]})
+    home.until(lambda: "family" in home.app._attempts)
+    home.write("family", "and this?")
+    assert home.ask("remove_group", folder="family", trash=True)["event"] == "result"
+    home.quiet()
+    assert [spec.group for spec in home.engine.launched].count("family") <= 1
+    assert home.app._groups.keys() == {"main"}
+
+
+def test_a_removal_that_the_disk_refuses_leaves_the_group_as_it_was(
+    open_home: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = open_home()
+    home.register("family")
+
+    def full(folder: str) -> None:
+        raise UserError("the disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(home.store.registry, "remove", full)
+        assert home.ask("remove_group", folder="family", trash=False)["event"] == "refused"
+    home.write("family", "still there?")
+    home.quiet()
+    assert len(home.said("family", "reply")) == 1
+
+
+def test_settings_of_one_group_that_mean_nothing_are_told_there_and_stop_no_other(open_home: Open) -> None:
+    home = open_home()
+    for folder in ("family", "choir"):
+        home.register(folder)
+    mounts = [{"path": "/nowhere", "name": "songs", "rw": True}]
+    chosen = {"family": {"timezone": "Mars/Base", "mounts": mounts}, "choir": {"mounts": mounts}}
+    for folder, settings in chosen.items():
+        home.store.registry.change(folder, name=folder, needs_trigger=False, settings=settings)
+        home.app._group_changed(folder)
+    home.write("family", "hello")
+    home.write("choir", "hello")
+    home.quiet()
+    (error,) = home.said("family", "error")
+    assert "Mars/Base" in error
+    assert home.store._rows("SELECT outcome FROM turns WHERE grp = 'family'") == [("failed:settings",)]
+    assert len(home.said("choir", "reply")) == 1
+
+
+def test_a_check_that_floods_is_ended(open_home: Open) -> None:
+    home = open_home(behaviour="checks_without_end")
+    home.register("family")
+    made = home.app.call(
+        "schedule_task", {"group": "family", "prompt": "t", "kind": "interval", "schedule": "3600", "check": "exit 0"}
+    )
+    home.app.call("run_task_now", {"id": made["task"]["id"]})
+    home.until(lambda: home.said("family", "error"))
+    home.quiet()
+    assert len(home.engine.launched) == 1  # and the model was not asked
+
+
+@pytest.mark.parametrize(
+    ("url", "missing", "accepted", "handed_over"),
+    [
+        ("http://127.0.0.1:9", True, (), False),
+        ("http://127.0.0.1:9", True, ("no log on disk",), True),
+        ("http://127.0.0.1:9", False, (), True),
+        ("https://127.0.0.1:9", True, (), True),
+    ],
+)
+def test_a_key_is_not_handed_to_a_runner_whose_words_are_written_to_disk_unless_encrypted(
+    open_home: Open, url: str, missing: bool, accepted: tuple[str, ...], handed_over: bool
+) -> None:
+    lacks = {"no log on disk": "the engine keeps one"} if missing else {}
+    home = open_home(missing=lacks, accept_not_enforced=accepted)
+    (home.home.config / ".env").write_text(f"ANTHROPIC_API_KEY=sk-ant-test-0123456789\nANTHROPIC_BASE_URL={url}\n")
+    home.write("main", "hello")
+    home.quiet()
+    assert bool(home.said("main", "reply")) == handed_over
+    assert ["would be written" in text for text in home.said("main", "error")] == ([] if handed_over else [True])
