@@ -22,6 +22,8 @@ def skeleton(folder: str) -> str:
 def refusal(folder: str, taken: Iterable[str]) -> str | None:
     """Why a new group cannot have this folder; None if it can."""
     if not FOLDER.fullmatch(folder):
+        if not folder:
+            return "'' cannot be a group's folder: the name is empty"
         rule = "use letters, digits, - and _, at most 64, and begin with a letter or digit"
         return f"{folder[:80]!r} cannot be a group's folder: {rule}"
     if folder.lower() in RESERVED_FOLDERS:

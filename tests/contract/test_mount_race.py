@@ -111,11 +111,12 @@ def start(ground: Ground, place: Path, verdict: Verdict, *, compared: bool = Tru
 
 
 def outcome(watched: Watched) -> str:
-    """`refused`, or what an agent reads there."""
+    """`refused`, `late`, or what an agent reads there."""
     watched.until(lambda: watched.ready or watched.gone, 90)  # the actor itself gives up after a minute
     if not watched.ready:
-        assert watched.gone[0].kind in {"hello", "engine"}, watched.gone
-        return "refused"
+        # A busy disk can keep an engine from starting at all for that minute: nothing was given to anybody then either.
+        assert watched.gone[0].kind in {"hello", "engine", "timeout"}, watched.gone
+        return "late" if watched.gone[0].kind == "timeout" else "refused"
     seen = watched.run(f"cat {TARGET}/file")
     watched.sandbox.stop("seen", 0)
     watched.wait_gone()
@@ -138,7 +139,7 @@ def flicker(places: list[Path], secret: Path) -> Iterator[None]:
                 os.rename(place + ".link", place)
                 os.rename(place, place + ".link")
                 os.rename(place + ".away", place)
-                time.sleep(0.001)"""
+                time.sleep(0.005)"""
     argv = [sys.executable, "-I", "-c", code, str(secret), *map(str, places)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -191,7 +192,8 @@ def test_two_hundred_tries_and_no_escape(house: House) -> None:
     assert len(seen) == TRIES
     assert not [each for each in seen if CANARY in each]
     # A sandbox that has its folder keeps it; what was removed from it by then is gone.
-    assert {each for each in seen if not each.endswith("No such file or directory\n")} <= {"refused", "fine"}
+    assert {each for each in seen if not each.endswith("No such file or directory\n")} <= {"refused", "fine", "late"}
+    assert seen.count("late") <= AT_ONCE
     # Whatever was exchanged before the launch was refused; of the rest, the slower exchanges came too late to matter.
     assert seen.count("refused") >= TRIES // 2
 
