@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 FOLDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 RESERVED_FOLDERS: Final = frozenset({"global", "inbox", "project", "extra", "trash"})
@@ -110,19 +110,33 @@ class Outgoing:
     """Highest message seq that the turn had seen; the reply answers all up to it."""
 
 
+class Archive(Protocol):
+    """An image's docker-archive being read, uncompressed, from its beginning to its end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def portion(self) -> float:
+        """How much of it was read, 0 to 1."""
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Image:
-    """The sandbox image in the cache. `id` is `sha256:<hex>`, the digest of its config: its content."""
+    """The sandbox image. `id` is `sha256:<hex>`, the digest of its config: its content."""
 
     id: str
     archive: Path
-    """docker-archive tar."""
+    """docker-archive tar in the cache. Where `read` is set there may be none: its folder is the image's all the same,
+    and its name what it is called in errors."""
     rootfs: Path
     """Unpacked, for engines that take a folder; may not exist before `parcels.unpack_rootfs`."""
     build: str
     """Digest of the runner's sources in it, as `Hello.build` reports."""
     manifest: str = ""
     """`sha256:<hex>` of its OCI manifest: a docker that keeps images in containerd knows it by this name."""
+    read: Callable[[], Archive] | None = field(default=None, compare=False, repr=False)
+    """Opens the archive where it is no plain file: within the program's own, or compressed in the cache."""
 
 
 @dataclass(frozen=True)

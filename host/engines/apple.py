@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from host.engines.base import LABEL, OPEN_FILES, WORKDIR, Answer, find, run, start_command
-from host.engines.oci import VARIABLES, load_archive
+from host.engines.loading import load_archive
+from host.engines.oci import VARIABLES
 from host.errors import EngineError
 from host.model import Enforcement, Image, Launch, Mount, Resources, Spec
 

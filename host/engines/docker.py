@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from host.engines.base import LABEL, Answer, find, run, start_command
-from host.engines.oci import NOT_RECURSIVE, VARIABLES, load_archive, run_flags
+from host.engines.loading import load_archive
+from host.engines.oci import NOT_RECURSIVE, VARIABLES, run_flags
 from host.errors import EngineError
 from host.model import Enforcement, Image, Launch, Spec
 

@@ -1,4 +1,4 @@
-"""What docker and podman share: the flags of `run`, how a mount is written, and the loading of an image.
+"""What docker and podman share: the flags of `run`, and how a mount is written.
 
 Each flag has its reason beside it; where only one of the two has it, the reason is in that engine's module.
 """
@@ -6,27 +6,11 @@ Each flag has its reason beside it; where only one of the two has it, the reason
 from __future__ import annotations
 
 import os
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Collection, Sequence
-from typing import IO, Final
+from collections.abc import Collection, Sequence
+from typing import Final
 
-from host.engines.base import (
-    ENVIRONMENT,
-    HOSTNAME,
-    LABEL,
-    OOM_SCORE,
-    OPEN_FILES,
-    WORKDIR,
-    clean_environment,
-    kill_session,
-)
-from host.errors import EngineError
-from host.model import Image, Mount, Resources, Spec
-
-LOAD_SECONDS: Final = 900.0
-"""A Raspberry Pi with a slow card unpacks 180 MB in a few minutes."""
+from host.engines.base import ENVIRONMENT, HOSTNAME, LABEL, OOM_SCORE, OPEN_FILES, WORKDIR
+from host.model import Mount, Resources, Spec
 
 # Only the folder that was judged, not what is mounted beneath it: on older engines `readonly` does not reach such
 # submounts, and the agent wrote to them. Docker 25 gave the field another name and complains of the old one.
@@ -121,51 +105,3 @@ def mount_value(mount: Mount, not_recursive: str = NOT_RECURSIVE) -> str:
 
 def _quoted(field: str) -> str:
     return '"' + field.replace('"', '""') + '"'
-
-
-# --- loading an image -----------------------------------------------------------------------------------
-
-
-def load_archive(
-    engine: str, command: Sequence[str], image: Image, progress: Callable[[str], None], *hints: str
-) -> str:
-    """Run `command` followed by `load`, and say that it goes on; what it said. `EngineError` if it failed."""
-    progress(f"{engine}: loading the sandbox image (once) …")
-    with tempfile.TemporaryFile() as said:
-        _load(engine, command, image, progress, said, hints)
-        return _words(said)
-
-
-def _load(
-    engine: str,
-    command: Sequence[str],
-    image: Image,
-    progress: Callable[[str], None],
-    said: IO[bytes],
-    hints: Sequence[str],
-) -> None:
-    process = subprocess.Popen(
-        (*command, "load", "--input", str(image.archive)),
-        stdin=subprocess.DEVNULL,
-        stdout=said,
-        stderr=said,
-        env=clean_environment(),
-        start_new_session=True,
-    )
-    started = time.monotonic()
-    while (waited := time.monotonic() - started) < LOAD_SECONDS:
-        try:
-            status = process.wait(5)
-        except subprocess.TimeoutExpired:
-            progress(f"{engine}: still loading the sandbox image ({waited + 5:.0f} s) …")
-            continue
-        if status != 0:
-            raise EngineError(f"{engine} could not load {image.archive}: {_words(said)[-500:]}")
-        return
-    kill_session(process)
-    raise EngineError(f"{engine} did not load {image.archive} within {LOAD_SECONDS:.0f} seconds", *hints)
-
-
-def _words(said: IO[bytes]) -> str:
-    said.seek(0)
-    return said.read(4096).decode(errors="replace").strip()

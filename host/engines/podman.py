@@ -14,7 +14,8 @@ from typing import Final
 
 from host.engines import podman_here
 from host.engines.base import LABEL, Answer, find, run, start_command
-from host.engines.oci import load_archive, run_flags
+from host.engines.loading import load_archive
+from host.engines.oci import run_flags
 from host.engines.podman_here import Here
 from host.errors import EngineError
 from host.model import Enforcement, Image, Launch, Resources, Spec

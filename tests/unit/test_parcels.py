@@ -19,6 +19,7 @@ import pytest
 from host import parcels
 from host.errors import UserError
 from host.model import Image
+from host.parcels import locks
 
 EPOCH = 1_700_000_000
 ROOT = Path(__file__).resolve().parents[2]
@@ -274,9 +275,9 @@ def test_killed_at_any_moment_it_leaves_all_or_nothing(tmp_path: Path) -> None:
 
 def test_it_waits_for_another_with_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = put(tmp_path, tar(*USUAL))
-    monkeypatch.setattr(parcels, "_UNPACK_WAIT", 0.3)
+    monkeypatch.setattr(locks, "WAIT", 0.3)
     said: list[str] = []
-    with parcels._only_one(image, said.append), pytest.raises(UserError, match="five minutes"):
+    with locks.unpacking(image, said.append), pytest.raises(UserError, match="five minutes"):
         parcels.unpack_rootfs(image, said.append)
     assert any("waiting for another" in text for text in said)
 
