@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from host import config as configuration
-from host import credentials, parcels, source
+from host import credentials, images, source
 from host.app import App, Parts
 from host.cli.out import note
 from host.config import Config, Home
@@ -56,11 +56,9 @@ def ready_engine(
     """An engine that works here, what it enforces, and the image, which it has."""
     progress("looking for a container engine …")
     engine, enforcement = choose(configuration.engine_name(args.engine, os.environ, config))
-    image = parcels.current_image(home.cache)
-    if engine.wants_rootfs:
-        parcels.unpack_rootfs(image, progress)
-        parcels.check_rootfs(image)
-    engine.load(image, progress)
+    image = images.used(home)
+    images.ready(engine, image, progress, note)
+    images.tidy(home, image)
     return engine, enforcement, image
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from host import config as configuration
-from host import parcels
+from host import images, parcels
 from host.config import groups as of_groups
 from host.doctor.home import registered
 from host.doctor.program import runner_digest
@@ -37,7 +37,9 @@ INSTALL_BYTES: Final = 6
 
 
 def image(subject: Subject) -> Iterator[Finding]:
-    found = parcels.current_image(subject.home.cache)
+    """Which it is, whether it was accepted, and whether it is whole as far as it was unpacked. Every digest of it is
+    checked whenever it is unpacked or taken in; an engine that keeps images of its own does so when it takes it."""
+    found = images.used(subject.home)
     ours = runner_digest()
     if ours and found.build != ours:
         yield warning(
@@ -46,8 +48,9 @@ def image(subject: Subject) -> Iterator[Finding]:
     if found.rootfs.is_dir():
         parcels.check_rootfs(found)
     subject.image = found
-    unaltered = ", unpacked and unaltered" if found.rootfs.is_dir() else ""
-    yield ok("sandbox image", f"{found.id[:19]}… in {found.archive.parent.parent}{unaltered}")
+    whole = "unpacked and unaltered" if found.rootfs.is_dir() else "not unpacked here"
+    origin = images.origin(subject.home, found)
+    yield ok("sandbox image", f"{found.id[:19]}… {origin}, {whole} ({found.archive.parent})")
 
 
 def engine(subject: Subject) -> Iterator[Finding]:
@@ -119,20 +122,12 @@ def sandbox(subject: Subject) -> Iterator[Finding]:
     if engine is None or enforcement is None or image is None:
         yield warning("sandbox", f"not looked into: no {'engine' if engine is None else 'image'} to start it with")
         return
-    if engine.wants_rootfs:
-        parcels.unpack_rootfs(image, subject.progress)
-    engine.load(image, subject.progress)
+    images.ready(engine, image, subject.progress, subject.progress)
     yield from read_back(engine, enforcement.missing, image, subject)
 
 
 def read_back(engine: Engine, missing: Mapping[str, str], image: Image, subject: Subject) -> Iterator[Finding]:
-    subject.home.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="doctor-", dir=subject.home.data))
-    try:
-        spec = _spec(image, folder, subject)
-        probe = ask(engine, spec)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    spec, probe = _asked(engine, image, subject)
     if probe.answer is None:
         yield failure("sandbox", f"no use: {probe.gone[0].message}", "nanoclaw drill shows more; or try another engine")
         return
@@ -144,6 +139,22 @@ def read_back(engine: Engine, missing: Mapping[str, str], image: Image, subject:
         yield failure("read back", "the sandbox tells nothing of its bounds", "nanoclaw drill shows more")
         return
     yield from judged(found, spec.resources, cpus, missing, same_kernel=engine.verifies_mounts)
+
+
+def fault(engine: Engine, image: Image, subject: Subject) -> str:
+    """Why no sandbox starts from the image, with a runner of the build that it says it has; empty if one does."""
+    _, probe = _asked(engine, image, subject)
+    return "" if probe.answer is not None else probe.gone[0].message
+
+
+def _asked(engine: Engine, image: Image, subject: Subject) -> tuple[Spec, Probe]:
+    subject.home.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="doctor-", dir=subject.home.data))
+    try:
+        spec = _spec(image, folder, subject)
+        return spec, ask(engine, spec)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def ask(engine: Engine, spec: Spec) -> Probe:

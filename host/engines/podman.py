@@ -110,6 +110,11 @@ class Podman:
         """Known after `probe`."""
         self._filters_calls = True
 
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What every question to it begins with. Known after `probe`."""
+        return command(self._here)
+
     # --- what it can ---------------------------------------------------------------------------------
 
     def probe(self) -> Enforcement:

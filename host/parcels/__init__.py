@@ -5,9 +5,11 @@ the image is unpacked or taken in, and docker does so when it loads it.
 """
 
 from host.parcels.archive import Contents, Walk, contents_of, opened
+from host.parcels.intake import take_in
 from host.parcels.listing import altered, check_rootfs, is_unpacked
 from host.parcels.locks import hold
 from host.parcels.rootfs import BUILD_HINT, WAYS_OUT, damaged, no_room, unpack_rootfs, whole_rootfs
+from host.parcels.saving import save, verify
 from host.parcels.shelf import (
     ID,
     Record,
@@ -52,9 +54,12 @@ __all__ = [
     "prune",
     "record_bytes",
     "records",
+    "save",
     "settle",
+    "take_in",
     "taken_in",
     "unpack_rootfs",
+    "verify",
     "whole_rootfs",
     "workshop",
 ]

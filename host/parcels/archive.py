@@ -42,6 +42,7 @@ class Contents:
 
     id: str
     config: dict[str, Any]
+    config_bytes: bytes
     digests: tuple[str, ...]
     """Of the layers, in order, without the `sha256:`"""
     names: tuple[str, ...]
@@ -66,6 +67,8 @@ class Walk:
         self._source = read
         self._id = image_id
         self._contents: Contents | None = None
+        self.small: dict[str, bytes] = {}
+        """All but the layers, by name, when it has ended."""
 
     @property
     def contents(self) -> Contents:
@@ -74,7 +77,7 @@ class Walk:
         return self._contents
 
     def __iter__(self) -> Iterator[Layer]:
-        reader, small, seen = Reader(self._source), dict[str, bytes](), 0
+        reader, small, seen = Reader(self._source), self.small, 0
         for member in reader:
             if self._contents is None or member.name not in self._contents.names:
                 if member.size > SMALL or len(small) >= FEW:
@@ -130,9 +133,15 @@ def contents(small: dict[str, bytes], image_id: str | None) -> Contents | None:
     found = f"sha256:{hashlib.sha256(config_bytes).hexdigest()}"
     if image_id is not None and found != image_id:
         raise AlteredError("its config does not match its id")
-    if not _texts(names) or not _texts(digests) or len(names) != len(digests) or len(set(names)) != len(names):
+    if (
+        not isinstance(config, dict)
+        or not _texts(names)
+        or not _texts(digests)
+        or len(names) != len(digests)
+        or len(set(names)) != len(names)
+    ):
         raise AlteredError("layers are missing")
-    return Contents(found, config, tuple(d.removeprefix("sha256:") for d in digests), tuple(names))
+    return Contents(found, config, config_bytes, tuple(d.removeprefix("sha256:") for d in digests), tuple(names))
 
 
 def _texts(value: Any) -> bool:

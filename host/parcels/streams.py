@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import IO, BinaryIO, Final, Protocol, Self
 
 Progress = Callable[[str], None]
 
@@ -16,6 +16,10 @@ CHUNK: Final = 1 << 18
 DICTIONARY: Final = 64 << 20
 """Most memory that unpacking may take. Ours are made with a dictionary of 16 MB or less; a file from elsewhere
 could ask for gigabytes."""
+
+
+PRESET: Final = 2
+"""Of xz, for what is compressed here: a third of the time of its usual 6, for a tenth more bytes."""
 
 
 class AlteredError(Exception):
@@ -79,6 +83,25 @@ class Xz(Plain):
 
     def portion(self) -> float:
         return min(1.0, self._taken / self._size)
+
+
+class Source(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Copying:
+    """Reads `source`, and writes down what was read."""
+
+    def __init__(self, source: Source, out: IO[bytes]) -> None:
+        self._source, self._out = source, out
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._source.read(size)
+        self._out.write(data)
+        return data
+
+    def close(self) -> None:
+        self._out.flush()
 
 
 class Percent:

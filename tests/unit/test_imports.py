@@ -11,11 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
-    5: ("access", "app", "asking", "attempt", "calls", "check", "cli", "doctor", "drill", "house", "service", "tasks",
-        "terminals"),
-    4: ("sandbox", "pool", "mounts", "gate", "link", "resolver", "control", "channels", "rehearsal"),
-    3: ("config", "store", "migrations", "allowlist", "beneath", "credentials", "engines", "lines", "loop", "log",
-        "parcels", "source"),
+    5: ("access", "app", "asking", "attempt", "calls", "check", "cli", "doctor", "drill", "extending", "house",
+        "service", "tasks", "terminals"),
+    4: ("sandbox", "pool", "mounts", "gate", "link", "resolver", "control", "channels", "rehearsal",
+        "images"),
+    3: ("config", "store", "migrations", "allowlist", "beneath", "carried", "credentials", "engines", "lines", "loop",
+        "log", "parcels", "source"),
     2: ("hello", "intake", "names", "policy", "schedule", "turns", "zones"),
     1: ("model", "errors"),
 }  # fmt: skip

@@ -1,0 +1,145 @@
+"""Having docker or podman build something, and taking the result out again as one tar of its whole file system.
+
+Only what every docker since 20.10 and every podman since 4 understand is asked for, whichever of its two builders the
+docker has. The network is the machine's own, and for the build alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from host.engines.base import Engine, clean_environment, kill_session, last_words, run
+from host.engines.docker import Docker
+from host.engines.podman import Podman
+from host.errors import EngineError, UserError
+from host.model import Image
+
+BUILD_SECONDS: Final = 3600.0
+"""A hundred packages over a slow line."""
+EXPORT_SECONDS: Final = 900.0
+ASK_SECONDS: Final = 120.0
+TELL_SECONDS: Final = 5.0
+SAID: Final = 4000
+"""Characters of its output that are shown when it fails."""
+
+
+@dataclass(frozen=True)
+class Builder:
+    name: str
+    command: tuple[str, ...]
+    """What every question to the engine begins with."""
+
+    def build(self, dockerfile: Path, folder: Path, tag: str, progress: Callable[[str], None]) -> None:
+        progress(f"{self.name}: building …")
+        with tempfile.TemporaryFile() as said:
+            status = self._run(build_argv(self.command, dockerfile, folder, tag), BUILD_SECONDS, said, said, progress)
+            if status != 0:
+                words = _tail(said)
+                raise EngineError(
+                    f"{self.name} could not build it: {last_words(words) or f'exit status {status}'}",
+                    *(f"{self.name} said: {line}" for line in words.splitlines()[-8:-1] if line.strip()),
+                    "a build needs a network that reaches what its steps ask for",
+                )
+
+    def export(self, tag: str, out: IO[bytes], progress: Callable[[str], None]) -> None:
+        """The whole file system of the image `tag`, as a tar."""
+        name = f"nanoclaw-build-{secrets.token_hex(6)}"
+        # Never started: its file system is all that is wanted. podman names one that is there, and never fetches it.
+        made = run((*self.command, "create", "--network", "none", "--name", name, tag, "/usr/bin/true"), ASK_SECONDS)
+        if made.status != 0:
+            raise EngineError(f"{self.name} does not give out what it built: {made.reason}")
+        try:
+            progress(f"{self.name}: taking out what was built …")
+            with tempfile.TemporaryFile() as said:
+                status = self._run((*self.command, "export", name), EXPORT_SECONDS, out, said, progress)
+                if status != 0:
+                    raise EngineError(f"{self.name} does not give out what it built: {last_words(_tail(said))}")
+        finally:
+            run((*self.command, "rm", "--force", name), ASK_SECONDS)
+
+    @contextmanager
+    def tagged(self, image: Image) -> Iterator[str]:
+        """A name for an image that the engine has, while this lasts; steps cannot be built on an id everywhere."""
+        tag = new_tag()
+        answer = run((*self.command, "tag", image.id, tag), ASK_SECONDS)
+        if answer.status != 0:
+            raise EngineError(f"{self.name} cannot name the image {image.id}: {answer.reason}")
+        try:
+            yield tag
+        finally:
+            self.forget(tag)
+
+    def forget(self, tag: str) -> None:
+        run((*self.command, "rmi", tag), ASK_SECONDS)
+
+    def _run(
+        self, argv: Sequence[str], seconds: float, out: IO[bytes], err: IO[bytes], progress: Callable[[str], None]
+    ) -> int | None:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=clean_environment(), start_new_session=True
+        )
+        began = time.monotonic()
+        try:
+            while (waited := time.monotonic() - began) < seconds:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return process.wait(TELL_SECONDS)
+                progress(f"{self.name}: still at it ({waited + TELL_SECONDS:.0f} s) {_now(err)}")
+            return None
+        finally:
+            if process.poll() is None:
+                kill_session(process)
+                process.wait()
+
+
+def new_tag() -> str:
+    """A name that nobody else has, and that no registry does."""
+    return f"nanoclaw-build-{secrets.token_hex(8)}:work"
+
+
+def build_argv(command: Sequence[str], dockerfile: Path, folder: Path, tag: str) -> tuple[str, ...]:
+    # Containers of the build that failed go too. `--network`: docker may have no network of its own for containers.
+    return (
+        *command, "build", "--network", "host", "--force-rm", "--tag", tag, "--file", str(dockerfile), str(folder),
+    )  # fmt: skip
+
+
+def builder(engine: Engine) -> Builder:
+    """`UserError` for an engine that builds nothing."""
+    if isinstance(engine, Docker):
+        return Builder("docker", (engine.program,))
+    if isinstance(engine, Podman):
+        return Builder("podman", engine.command)
+    raise UserError(
+        f"{engine.name} cannot extend an image: that takes docker or podman, and a network",
+        "do it on a machine that has them: nanoclaw image build …; nanoclaw image save mine.tar.xz",
+        "then here: nanoclaw image load mine.tar.xz --accept",
+        status=69,
+    )
+
+
+def _tail(said: IO[bytes]) -> str:
+    size = said.seek(0, os.SEEK_END)
+    said.seek(max(0, size - SAID))
+    text = said.read(SAID).decode(errors="replace")
+    return "".join(each if each.isprintable() or each == "\n" else " " for each in text)
+
+
+def _now(said: IO[bytes]) -> str:
+    """What it is doing, if it says so, without moving where it writes."""
+    try:
+        size = os.fstat(said.fileno()).st_size
+        text = os.pread(said.fileno(), 300, max(0, size - 300)).decode(errors="replace")
+    except OSError:
+        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "".join(each for each in lines[-1][:80] if each.isprintable()) if lines else ""
