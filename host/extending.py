@@ -143,6 +143,7 @@ def own_steps(steps: str, tag: str) -> str:
 
 def _built(maker: Builder, dockerfile: Path, folder: Path, export: IO[bytes], progress: Callable[[str], None]) -> None:
     tag = builder.new_tag()
+    dockerfile.write_text(builder.labelled(dockerfile.read_text(), tag))
     try:
         maker.build(dockerfile, folder, tag, progress)
         maker.export(tag, export, progress)

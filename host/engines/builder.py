@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import subprocess
 import tempfile
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from host.engines.base import Engine, clean_environment, kill_session, last_words, run
+from host.engines.base import Engine, clean_environment, kill_session, run
 from host.engines.docker import Docker
 from host.engines.podman import Podman
 from host.errors import EngineError, UserError
@@ -29,6 +30,8 @@ BUILD_SECONDS: Final = 3600.0
 EXPORT_SECONDS: Final = 900.0
 ASK_SECONDS: Final = 120.0
 TELL_SECONDS: Final = 5.0
+LABEL: Final = "nanoclaw.work"
+"""Of all that a build makes on its way, with the name of the build."""
 SAID: Final = 4000
 """Characters of its output that are shown when it fails."""
 
@@ -44,10 +47,10 @@ class Builder:
         with tempfile.TemporaryFile() as said:
             status = self._run(build_argv(self.command, dockerfile, folder, tag), BUILD_SECONDS, said, said, progress)
             if status != 0:
-                words = _tail(said)
+                *before, last = telling(_tail(said)) or [f"exit status {status}"]
                 raise EngineError(
-                    f"{self.name} could not build it: {last_words(words) or f'exit status {status}'}",
-                    *(f"{self.name} said: {line}" for line in words.splitlines()[-8:-1] if line.strip()),
+                    f"{self.name} could not build it: {last}",
+                    *(f"before that it said: {line}" for line in before[-3:]),
                     "a build needs a network that reaches what its steps ask for",
                 )
 
@@ -63,7 +66,8 @@ class Builder:
             with tempfile.TemporaryFile() as said:
                 status = self._run((*self.command, "export", name), EXPORT_SECONDS, out, said, progress)
                 if status != 0:
-                    raise EngineError(f"{self.name} does not give out what it built: {last_words(_tail(said))}")
+                    why = "".join(telling(_tail(said))[-1:]) or f"exit status {status}"
+                    raise EngineError(f"{self.name} does not give out what it built: {why}")
         finally:
             run((*self.command, "rm", "--force", name), ASK_SECONDS)
 
@@ -80,7 +84,9 @@ class Builder:
             self.forget(tag)
 
     def forget(self, tag: str) -> None:
+        """The name, and what only it had. Steps that failed leave nameless images: those have its label."""
         run((*self.command, "rmi", tag), ASK_SECONDS)
+        run((*self.command, "image", "prune", "--force", "--filter", f"label={LABEL}={tag}"), ASK_SECONDS)
 
     def _run(
         self, argv: Sequence[str], seconds: float, out: IO[bytes], err: IO[bytes], progress: Callable[[str], None]
@@ -127,11 +133,33 @@ def builder(engine: Engine) -> Builder:
     )
 
 
+def labelled(dockerfile: str, tag: str) -> str:
+    """With the label in each of its stages, before any other step of them."""
+    return _FROM.sub(rf"\g<0>\nLABEL {LABEL}={tag}", dockerfile)
+
+
+_FROM: Final = re.compile(r"^[ \t]*FROM[ \t].*$", re.IGNORECASE | re.MULTILINE)
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_CHATTER: Final = (
+    "--->", "Step ", "STEP ", "Removing intermediate container", "Sending build context", "[Warning]", "DEPRECATED: ",
+    "Install the buildx component", "https://docs.docker.com/go/buildx",
+)  # fmt: skip
+
+
+def telling(untrusted_text: str) -> list[str]:
+    """The lines of its output that are not about its own work."""
+    lines = [_printable(_COLOUR.sub("", line)).strip() for line in untrusted_text.splitlines()]
+    return [line[:300] for line in lines if line and not line.startswith(_CHATTER)]
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else " " for each in text)
+
+
 def _tail(said: IO[bytes]) -> str:
     size = said.seek(0, os.SEEK_END)
     said.seek(max(0, size - SAID))
-    text = said.read(SAID).decode(errors="replace")
-    return "".join(each if each.isprintable() or each == "\n" else " " for each in text)
+    return said.read(SAID).decode(errors="replace")
 
 
 def _now(said: IO[bytes]) -> str:
@@ -141,5 +169,4 @@ def _now(said: IO[bytes]) -> str:
         text = os.pread(said.fileno(), 300, max(0, size - 300)).decode(errors="replace")
     except OSError:
         return ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return "".join(each for each in lines[-1][:80] if each.isprintable()) if lines else ""
+    return "".join(telling(text)[-1:])[:80]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from host.errors import UserError
 from host.model import Image
@@ -20,7 +20,7 @@ WAIT: Final = 300.0
 LOOK: Final = 0.1
 
 IN_USE: Final = "in-use.lock"
-_held: dict[Path, IO[bytes]] = {}
+_held: dict[Path, int] = {}
 """Images that this process uses, for as long as it lives."""
 
 
@@ -62,13 +62,13 @@ def hold(image: Image) -> None:
     while time.monotonic() < give_up:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            lock = _open(folder / IN_USE)
+            lock = _opened(folder / IN_USE)
         except FileNotFoundError:  # it was being removed just then
             continue
         if _try(lock, fcntl.LOCK_SH) and _is_at(lock, folder / IN_USE):
             _held[folder] = lock
             return
-        lock.close()
+        os.close(lock)
         time.sleep(LOOK)
     raise UserError(f"another process has been removing {folder} for five minutes", f"see which: fuser {folder}")
 
@@ -80,11 +80,20 @@ def unused(folder: Path) -> Iterator[bool]:
         yield folder not in _held and _try(lock, fcntl.LOCK_EX)
 
 
-def _open(path: Path) -> IO[bytes]:
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", buffering=0)
+@contextmanager
+def _open(path: Path) -> Iterator[int]:
+    lock = _opened(path)
+    try:
+        yield lock
+    finally:
+        os.close(lock)
 
 
-def _try(lock: IO[bytes], kind: int) -> bool:
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _try(lock: int, kind: int) -> bool:
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -92,8 +101,8 @@ def _try(lock: IO[bytes], kind: int) -> bool:
     return True
 
 
-def _is_at(lock: IO[bytes], path: Path) -> bool:
+def _is_at(lock: int, path: Path) -> bool:
     """Whether the file that was locked is still the one of that name, and not one that was removed meanwhile."""
     with contextlib.suppress(OSError):
-        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
+        return os.path.samestat(os.fstat(lock), path.stat())
     return False
