@@ -6,6 +6,10 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":
+    from host import bundle
+
+    bundle.start()  # before anything else is imported: the environment of the launcher ends here
+
     from host.cli import main
 
     sys.exit(main(sys.argv[1:]))

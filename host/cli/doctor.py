@@ -11,9 +11,9 @@ from shutil import get_terminal_size
 
 from host import config as configuration
 from host import doctor as doctors
+from host.carried import VERSION
 from host.cli.out import Progress, emit, paint
 from host.cli.tables import one_line
-from host.cli.version import VERSION
 from host.doctor.words import CODES, FAILURE, OK, WARNING, Finding
 
 NAME: int = 26

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import Final
 
+from host.carried import VERSION
 from host.cli.out import emit
-
-VERSION: Final = "0.1.0"
 
 
 def version(args: argparse.Namespace) -> int:

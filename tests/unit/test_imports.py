@@ -15,10 +15,10 @@ FLOORS = {
         "service", "tasks", "terminals"),
     4: ("sandbox", "pool", "mounts", "gate", "link", "resolver", "control", "channels", "rehearsal",
         "images"),
-    3: ("config", "store", "migrations", "allowlist", "beneath", "carried", "credentials", "engines", "lines", "loop",
-        "log", "parcels", "source"),
+    3: ("config", "store", "migrations", "allowlist", "beneath", "bundle", "credentials", "engines", "lines", "loop",
+        "log", "parcels", "source", "unpacking"),
     2: ("hello", "intake", "names", "policy", "schedule", "turns", "zones"),
-    1: ("model", "errors"),
+    1: ("model", "errors", "carried"),
 }  # fmt: skip
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 
@@ -96,6 +96,9 @@ def test_imports_point_down_only() -> None:
 def test_tools_do_not_import_each_other() -> None:
     wrong = [f"{i} imports {t}" for i, t, here, there in edges() if here == there == 3]
     wrong = [pair for pair in wrong if not pair.startswith("host.store imports host.migrations")]
+    # What a tool needs may be carried in the program: that one place knows where.
+    wrong = [pair for pair in wrong if not pair.endswith(" imports host.bundle") and "imports host.bundle." not in pair]
+    wrong = [pair for pair in wrong if not pair.startswith("host.bundle imports host.unpacking")]
     assert not wrong, "\n".join(wrong)
 
 
