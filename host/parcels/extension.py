@@ -158,7 +158,11 @@ def _fact(export: tarfile.TarFile, member: tarfile.TarInfo) -> Fact | None:
 
 
 def _resolved(export: tarfile.TarFile, member: tarfile.TarInfo) -> tarfile.TarInfo:
-    return export.getmember(member.linkname) if member.islnk() else member
+    for _ in range(8):  # a link to a link to …: engines write none
+        if not member.islnk():
+            break
+        member = export.getmember(member.linkname)
+    return member
 
 
 def _refuse(name: str, fact: Fact, before: Fact | None) -> None:
