@@ -96,7 +96,7 @@ class _Loading:
                 continue
             if status != 0:
                 raise EngineError(
-                    f"{self._engine} could not load {self._image.archive}: {_words(self._said)[-500:]}",
+                    f"{self._engine} could not load {_name(self._image)}: {_words(self._said)[-500:]}",
                     *_room(_words(self._said)),
                 )
             return
@@ -111,8 +111,12 @@ class _Loading:
         if time.monotonic() < self._began + LOAD_SECONDS:
             return
         kill_session(self._process)
-        what = f"{self._engine} did not load {self._image.archive} within {LOAD_SECONDS:.0f} seconds"
+        what = f"{self._engine} did not load {_name(self._image)} within {LOAD_SECONDS:.0f} seconds"
         raise EngineError(what, *hints)
+
+
+def _name(image: Image) -> str:
+    return f"the sandbox image {image.id[:19]}…" if image.read is not None else str(image.archive)
 
 
 def _room(untrusted_words: str) -> tuple[str, ...]:
