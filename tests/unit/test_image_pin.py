@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from host import carried, parcels
+from host import bundle, carried, parcels
 from host import images as used_images
 from host.config import Home, prepare
 from host.engines.base import Engine
@@ -21,7 +23,10 @@ from host.parcels import Record
 from tests.fakes import images
 from tests.fakes.engine_subprocess import SubprocessEngine
 from tests.fakes.images import OURS, extended
-from tests.unit.test_parcels import file
+from tests.unit.test_parcels import ROOT, file
+
+sys.path.insert(0, str(ROOT / "build"))
+import pack
 
 
 def quiet(text: str) -> None:
@@ -230,6 +235,63 @@ def test_a_carried_one_that_is_damaged_is_the_programs_fault(home: Home, frozen:
     frozen.write_bytes(frozen.read_bytes()[:-40])
     with pytest.raises(UserError, match="within the program was altered or is damaged"):
         ready(used_images.used(home))
+
+
+@pytest.fixture
+def one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A built program, as far as it is a file with the image as one of its parcels, that is running."""
+    tree, launcher, parcel = tmp_path / "tree", tmp_path / "launcher", tmp_path / "image.tar.xz"
+    tree.mkdir()
+    (tree / pack.EXECUTABLE).write_text("#!/bin/sh\n")
+    (tree / pack.EXECUTABLE).chmod(0o755)
+    launcher.write_bytes(b"launcher")
+    parcel.write_bytes(OURS.compressed)
+    program = tmp_path / "nanoclaw"
+    pack.pack(launcher, tree, {"image": parcel}, "0.1.0", "a" * 64, "x86_64", program)
+    expected = {"image": (hashlib.sha256(OURS.compressed).hexdigest(), len(OURS.compressed), len(OURS.data))}
+    monkeypatch.setattr(carried, "PARCELS", expected)
+    monkeypatch.setattr(carried, "IMAGE", {"id": OURS.id, "build": images.BUILD, "manifest": OURS.manifest})
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    fd = os.open(program, os.O_RDONLY)
+    monkeypatch.setattr(bundle, "_program", bundle.Program(fd, program, expected))
+    yield program
+    os.close(fd)
+
+
+def test_the_one_file_is_all_it_takes(one_file: Path, tmp_path: Path) -> None:
+    home = Home(tmp_path / "c", tmp_path / "d", tmp_path / "new" / "cache")
+    prepare(home)
+    image = used_images.used(home)
+    ready(image)
+    parcels.check_rootfs(image)
+    size = parcels.save(image, used_images.raw(image), tmp_path / "saved", quiet)
+    assert (tmp_path / "saved").read_bytes() == OURS.compressed
+    assert size == len(OURS.compressed)
+
+
+def test_one_changed_byte_of_the_one_file_is_noticed(one_file: Path, tmp_path: Path) -> None:
+    home = Home(tmp_path / "c", tmp_path / "d", tmp_path / "new" / "cache")
+    prepare(home)
+    image = used_images.used(home)
+    parcel = bundle.carried("image")
+    assert parcel is not None
+    for at in (0, parcel.length // 2, parcel.length - 1):
+        with one_file.open("r+b") as f:
+            f.seek(parcel.offset + at)
+            was = f.read(1)
+            f.seek(parcel.offset + at)
+            f.write(bytes([was[0] ^ 1]))
+        with pytest.raises(UserError, match="damaged"):
+            ready(image)
+        assert not image.rootfs.exists()
+        assert not image.rootfs.with_suffix(".part").exists()
+        with pytest.raises(UserError, match="damaged"):
+            parcels.save(image, used_images.raw(image), tmp_path / "saved", quiet)
+        assert not (tmp_path / "saved").exists()
+        with one_file.open("r+b") as f:
+            f.seek(parcel.offset + at)
+            f.write(was)
+    ready(image)
 
 
 def test_old_ones_go_when_a_new_one_is_used(home: Home, frozen: Path, other: Record) -> None:
