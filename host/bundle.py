@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from host import carried as build
 from host.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FILE: Final = "_NANOCLAW_FILE"
 """`<descriptor>:<path>` of the one file, from the launcher."""
@@ -32,8 +33,9 @@ DAMAGED: Final = "download it again"
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Parcel:
+# This module is imported before every command, `nanoclaw version` too: no dataclass, which takes `inspect` along, and
+# no pathlib until a path is asked for.
+class Parcel(NamedTuple):
     name: str
     offset: int
     length: int
@@ -47,7 +49,7 @@ class Parcel:
 class Program:
     """The one file: an open descriptor, where it lay when it was started, and what is expected in it."""
 
-    def __init__(self, fd: int, path: Path, expected: Mapping[str, tuple[str, int, int]]) -> None:
+    def __init__(self, fd: int, path: str, expected: Mapping[str, tuple[str, int, int]]) -> None:
         self.path = path
         self._fd = fd
         self._expected = expected
@@ -119,7 +121,7 @@ def start(environ: MutableMapping[str, str] = os.environ) -> None:
         if number.isdecimal():
             os.set_inheritable(int(number), False)
     if colon and fd.isdecimal():
-        _program = Program(int(fd), Path(path), build.PARCELS)
+        _program = Program(int(fd), path, build.PARCELS)
 
 
 def frozen() -> bool:
@@ -128,9 +130,9 @@ def frozen() -> bool:
 
 def executable() -> Path:
     """What the person starts: the one file; from source, `nanoclaw.py`."""
-    if not frozen():
-        return Path(__file__).resolve().parents[1] / "nanoclaw.py"
-    return _started().path
+    from pathlib import Path
+
+    return Path(_started().path) if frozen() else Path(__file__).resolve().parents[1] / "nanoclaw.py"
 
 
 def carried(name: str) -> Parcel | None:
