@@ -71,7 +71,7 @@ class _Loading:
         try:
             while data := memoryview(self._archive.read(CHUNK)):
                 while data:
-                    self._tell(f"{100 * self._archive.portion():.0f} %")
+                    self._tell(f"loading the sandbox image: {100 * self._archive.portion():.0f} %")
                     if select.select([], [pipe], [], TELL_SECONDS)[1]:
                         data = data[os.write(pipe, data) :]
                     else:
@@ -92,7 +92,7 @@ class _Loading:
             try:
                 status = self._process.wait(TELL_SECONDS)
             except subprocess.TimeoutExpired:
-                self._tell(f"{waited + TELL_SECONDS:.0f} s")
+                self._tell(f"still loading the sandbox image ({waited + TELL_SECONDS:.0f} s) …")
                 continue
             if status != 0:
                 raise EngineError(
@@ -102,10 +102,10 @@ class _Loading:
             return
         self._refuse_late(hints)
 
-    def _tell(self, how_far: str) -> None:
+    def _tell(self, what: str) -> None:
         if time.monotonic() >= self._told + 1:
             self._told = time.monotonic()
-            self._progress(f"{self._engine}: still loading the sandbox image ({how_far}) …")
+            self._progress(f"{self._engine}: {what}")
 
     def _refuse_late(self, hints: Sequence[str]) -> None:
         if time.monotonic() < self._began + LOAD_SECONDS:
