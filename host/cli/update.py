@@ -71,6 +71,8 @@ def _replace(
         raise UserError(f"{here.path} is gone", f"put the new one there: {shlex.quote(args.file)} install")
     if old == statement.sha256:
         return {**record, "changed": False}
+    if os.fstat(source).st_size != statement.size:
+        raise UserError("the file is not the one that was signed: it was cut, or added to", NOT_GENUINE)
     progress("copying …")
     with place.copied(here, source, statement.size, os.stat(here.name, dir_fd=here.fd)) as copy:
         progress("checking the signature …")
@@ -96,7 +98,7 @@ def _replace(
 def check(copy: int, statement: Statement) -> None:
     """That the copy is, byte by byte, what was signed, and says the same of itself."""
     if os.fstat(copy).st_size != statement.size or place.digest(copy) != statement.sha256:
-        raise UserError("the file is not the one that was signed: it was cut or altered", NOT_GENUINE)
+        raise UserError("the file is not the one that was signed: it was altered", NOT_GENUINE)
     about = release.program_in(copy)
     if about is None:
         raise UserError("the file is signed, but not a NanoClaw", NOT_GENUINE)

@@ -205,6 +205,7 @@ def _fill(source: int, target: int, size: int) -> None:
         while data:
             count = os.write(target, data)
             at, data = at + count, data[count:]
+    os.ftruncate(target, at)  # one that is shorter by now is not made whole with the room that was set aside
 
 
 def put(place: Place) -> None:
