@@ -135,6 +135,13 @@ def executable() -> Path:
     return Path(_started().path) if frozen() else Path(__file__).resolve().parents[1] / "nanoclaw.py"
 
 
+def cache() -> Path:
+    """The folder that the launcher found and unpacked us into: it can be written, and programs run from there."""
+    from pathlib import Path
+
+    return Path(sys.executable).parents[2]
+
+
 def carried(name: str) -> Parcel | None:
     """None where this build carries none of that name, and from source."""
     return _started().carried(name) if frozen() and name in build.PARCELS else None
