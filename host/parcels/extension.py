@@ -256,11 +256,15 @@ def write(path: Path, image: Image, ours: Known, layer: IO[bytes], new: canonica
 
 
 class _Telling:
-    """Passes on what it reads, and tells how far the whole is."""
+    """Passes on what it reads, and tells how far the whole is. As many bytes as were asked for: `tarfile` takes fewer
+    for the end, and a stream that is uncompressed gives what it has."""
 
     def __init__(self, read: Callable[[int], bytes], tell: Callable[[], None]) -> None:
         self._read, self._tell = read, tell
 
     def read(self, size: int) -> bytes:
         self._tell()
-        return self._read(size)
+        data = bytearray()
+        while len(data) < size and (more := self._read(size - len(data))):
+            data += more
+        return bytes(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from contextlib import closing
 from pathlib import Path
@@ -170,6 +171,16 @@ def test_the_runners_layers_are_on_top_byte_for_byte(ours: Image, known: Known, 
     assert len(digests) == 4
     assert (digests[0], *digests[2:]) == known.contents.digests
     assert [layers[d] for d in digests[2:]] == [tar(*LIB), tar(*RUNNER)]
+
+
+def test_a_carried_image_is_extended_as_a_built_one_is(ours: Image, known: Known, tmp_path: Path) -> None:
+    """Its stream gives as many bytes at a time as it likes."""
+    big = images.archive(tar(*BASE, file("usr/big", os.urandom(3 << 20))), tar(*LIB), tar(*RUNNER))
+    both = []
+    for image in (images.lay(tmp_path / "built", big), images.carried(tmp_path / "carried", tmp_path / "program", big)):
+        path, record = made(image, extension.known(image, quiet), tmp_path, file("usr/bin/ffmpeg", b"x"))
+        both.append((record.id, path.read_bytes()))
+    assert both[0] == both[1]
 
 
 def test_the_same_gives_the_same(ours: Image, known: Known, tmp_path: Path) -> None:
