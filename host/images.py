@@ -44,6 +44,14 @@ def origin(home: Home, image: Image) -> str:
     return "built here from source" if image.read is None else "carried in this program"
 
 
+def stale(home: Home, image: Image) -> str:
+    """Why an accepted image should be made again, though it works; empty if it need not be."""
+    record, ours = pinned(home), brought(home.cache)
+    if record is None or image.id == ours.id or record.extends in ("", ours.id):
+        return ""
+    return "it was made from an earlier image than the one that NanoClaw brings now, which has newer Debian packages"
+
+
 def raw(image: Image) -> tuple[BinaryIO, int] | None:
     """Its xz as it lies here, and the length of that; None where it is not compressed."""
     if image.read is None:

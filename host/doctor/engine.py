@@ -48,6 +48,8 @@ def image(subject: Subject) -> Iterator[Finding]:
     if found.rootfs.is_dir():
         parcels.check_rootfs(found)
     subject.image = found
+    if old := images.stale(subject.home, found):
+        yield warning("sandbox image", old, "nanoclaw image build --again")
     whole = "unpacked and unaltered" if found.rootfs.is_dir() else "not unpacked here"
     origin = images.origin(subject.home, found)
     yield ok("sandbox image", f"{found.id[:19]}… {origin}, {whole} ({found.archive.parent})")

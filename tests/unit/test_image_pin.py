@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -205,6 +206,15 @@ def test_after_an_update_it_says_what_to_do(home: Home, other: Record, packages:
         used_images.used(home)
     assert ("nanoclaw image build --again" in e.value.hints[0]) == bool(packages)
     assert "nanoclaw image accept carried" in e.value.hints[1]
+
+
+def test_one_made_from_an_earlier_image_is_used_and_told(home: Home, other: Record) -> None:
+    used_images.accept(home, other)
+    assert used_images.stale(home, used_images.used(home)) == ""
+    used_images.accept(home, replace(other, extends=f"sha256:{'f' * 64}"))
+    assert "earlier image" in used_images.stale(home, used_images.used(home))
+    used_images.accept(home, None)
+    assert used_images.stale(home, used_images.used(home)) == ""
 
 
 # --- carried in the program -----------------------------------------------------------------------------
