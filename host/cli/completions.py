@@ -185,7 +185,7 @@ function __nanoclaw_at
                 end
         end
     end
-    test -z "$skip"; and test "$at" = "$argv[1]"
+    test "$at" = "$argv[1]"
 end
 complete -c nanoclaw -f
 {lines}
