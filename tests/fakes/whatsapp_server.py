@@ -24,6 +24,7 @@ import pytest
 
 from tests.fakes.agent_tls import make_authority
 
+ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).with_name("whatsapp")
 PYTHON = Path(os.environ.get("NANOCLAW_WHATSAPP_PYTHON", HERE / ".venv" / "bin" / "python"))
 PINNED = bytes.fromhex("142375574d0a587166aae71ebe516437c4a28b73e3695c6ce1f7f9545da8ee6b")
@@ -62,7 +63,8 @@ def missing() -> str:
         return "the server's packages are not installed: npm ci in tests/fakes/whatsapp"
     if not PYTHON.exists():
         return "neonize is not installed: requirements/whatsapp.txt into tests/fakes/whatsapp/.venv"
-    probe = subprocess.run([PYTHON, "-c", "import neonize"], capture_output=True, text=True, check=False, timeout=120)
+    load = [PYTHON, "-c", "from whatsapp import library; library.load()"]
+    probe = subprocess.run(load, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     return "" if probe.returncode == 0 else f"neonize does not load: {probe.stderr.strip().splitlines()[-1]}"
 
 
@@ -137,7 +139,9 @@ class Server:
                 left = until - time.monotonic()
                 ended = any(e["event"] == "ended" for e in self.events)
                 if ended or left <= 0:
-                    raise AssertionError(f"no {event} of the server: {self.events[since:][-20:]} {self._log.read_text()}")
+                    raise AssertionError(
+                        f"no {event} of the server: {self.events[since:][-20:]} {self._log.read_text()}"
+                    )
                 self._news.wait(left)
 
     def now(self) -> int:
