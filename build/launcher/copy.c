@@ -148,8 +148,10 @@ static enum outcome fill(int shelf, const struct host *host, int folder) {
         return made;
     unlinkat(shelf, list.text, 0);
     remove_tree(shelf, gone.text);
-    renameat(shelf, of(host->id, "").text, shelf, gone.text); /* an altered one, which may still run */
+    /* An altered one may still run: what it opens from now on is the new one. */
+    renameat(shelf, of(host->id, "").text, shelf, gone.text);
     bool settled = renameat(shelf, of(host->id, ".part").text, shelf, of(host->id, "").text) == 0 &&
+                   remove_tree(shelf, gone.text) &&
                    renameat(shelf, of(host->id, ".list.part").text, shelf, list.text) == 0 && fsync(shelf) == 0;
     return settled ? DONE : unusable_errno("it cannot be unpacked");
 }
