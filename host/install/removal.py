@@ -22,7 +22,7 @@ from host.engines.choice import ENGINES
 from host.errors import EngineError, UserError
 from host.install import extras, place, trees
 
-CACHE: Final = ("image", "source", "host", "host.*", "bubblewrap", "whatsapp")
+CACHE: Final = ("image", "source", "host", "bubblewrap", "whatsapp")
 DATA: Final = (
     "nanoclaw.db", "nanoclaw.db-*", "nanoclaw.db.schema-*", "host.lock", "host.sock", "install-id", "install-id.new",
     "log", "groups", "global", "inbox", "trash", "backup", "channels", "whatsapp", extras.RECORD,
@@ -45,6 +45,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Plan:
+    purge: bool
     kept: tuple[Kept, ...]
     skipped: tuple[str, ...]
     """Engines that were not looked at, and why."""
@@ -74,13 +75,23 @@ def planned(home: Home, environ: Mapping[str, str], *, purge: bool) -> Plan:
     state = [*_ours(home.config, CONFIG, left), *_ours(home.data, DATA, left)] if purge else []
     if not purge and (home.data / extras.RECORD).exists():
         state = [home.data / extras.RECORD]
-    caches = [home.cache, *fallback_caches(environ)]
-    found = [path for folder in caches for path in _ours(folder, CACHE, left)]
     running = Path(sys.executable).parent if bundle.frozen() else None
+    # Of the fallbacks, the one that we run from: another may be what a host of another home runs from.
+    caches = [home.cache, *(each for each in fallback_caches(environ) if running and running.is_relative_to(each))]
+    found = [path for folder in caches for path in _ours(folder, CACHE, left)]
     own = [path for path in found if running and running.is_relative_to(path)]
     cache = tuple(path for path in found if path not in own)
     return Plan(
-        tuple(kept), tuple(skipped), files, tuple(state), cache, tuple(own), programs, record.folders[::-1], tuple(left)
+        purge=purge,
+        kept=tuple(kept),
+        skipped=tuple(skipped),
+        files=files,
+        state=tuple(state),
+        cache=cache,
+        own=tuple(own),
+        programs=programs,
+        folders=record.folders[::-1],
+        left=tuple(left),
     )
 
 
@@ -246,12 +257,16 @@ def carry_out(plan: Plan, home: Home, progress: Callable[[str], None]) -> list[s
         problems += trees.remove(path)
     if not problems:  # else it is still needed, to try again
         problems += trees.remove(record)
+    lock = home.data / "host.lock"
+    if plan.purge or (home.data.is_dir() and list(home.data.iterdir()) == [lock]):
+        problems += trees.remove(lock)  # ours, since nobody else runs here
     for path in plan.own:
         problems += trees.remove(path)
     for folder in (
         home.cache,
-        *({path.parent for path in plan.own}),
-        *((home.config, home.data) if plan.state else ()),
+        *{path.parent for path in plan.own},
+        home.data,
+        *([home.config] if plan.purge else []),
     ):
         _remove_empty(folder)
     for path in plan.programs:
