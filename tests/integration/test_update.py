@@ -56,8 +56,8 @@ class Machine:
 
     def run(self, *args: str, program: Path | None = None, tracer: tuple[str, ...] = ()) -> tuple[int, str, str]:
         """Exit status, output and errors."""
-        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        environ = {**kept, "NANOCLAW_HOME": str(self.home), "HOME": str(self.folder), "PYTHONPATH": ""}
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH") if name in os.environ}
+        environ = {**kept, "NANOCLAW_HOME": str(self.home), "HOME": str(self.folder)}
         argv = [*tracer, str(program or self.program), *args]
         done = subprocess.run(
             argv,
