@@ -50,8 +50,7 @@ def wants_agent(trigger: str, senders: Collection[str] | None, messages: Iterabl
     """Whether one of these messages calls the agent: it begins with `@` and the trigger word (an empty one asks
     for none), and its sender is among those who may (None: anyone). Their ids count; a name is whatever they like."""
     return any(
-        (senders is None or stored.message.sender in senders)
-        and (not trigger or calls(stored.message.text, trigger))
+        (senders is None or stored.message.sender in senders) and (not trigger or calls(stored.message.text, trigger))
         for stored in messages
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
+from importlib import import_module
 
 from host.cli.options import parser
 from host.cli.out import be_lenient, drop_output, report
@@ -51,29 +53,12 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         args.__dict__.setdefault(name, False)
     if args.command in {"groups", "tasks", "mounts"}:
         args.action = args.action or "list"
+    elif args.command == "image":
+        args.action = args.action or "info"
     return args
 
 
 def dispatch(args: argparse.Namespace) -> int:
-    match args.command:
-        case "chat":
-            from host.cli.chat import chat as command
-        case "ask":
-            from host.cli.ask import ask as command
-        case "run":
-            from host.cli.run import run as command
-        case "status":
-            from host.cli.status import status as command
-        case "groups":
-            from host.cli.groups import groups as command
-        case "tasks":
-            from host.cli.tasks import tasks as command
-        case "mounts":
-            from host.cli.mounts import mounts as command
-        case "doctor":
-            from host.cli.doctor import doctor as command
-        case "drill":
-            from host.cli.drill import drill as command
-        case _:
-            from host.cli.version import version as command
+    """Every command is a function of its own name in a module of its own name beside this one."""
+    command: Callable[[argparse.Namespace], int] = getattr(import_module(f"host.cli.{args.command}"), args.command)
     return command(args)

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
+from host.carried import VERSION
 from host.cli.out import report
 
 DESCRIPTION: Final = """\
@@ -122,12 +123,16 @@ def parser(argv: Sequence[str]) -> Parser:
         parents=[common],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action="version", version=f"nanoclaw {VERSION}")
     command = commands_of(top, common, dest="command", metavar="COMMAND", title="commands")
     _talking(command)
     groups = command("groups", "the chats that the assistant takes part in", GROUPS, GROUPS_EXAMPLES)
     tasks = command("tasks", "what the assistant does at set times", TASKS, TASKS_EXAMPLES)
     mounts = command("mounts", "which folders of this machine groups may be given", MOUNTS, MOUNTS_EXAMPLES)
     _looking(command)
+    from host.cli import options_program
+
+    options_program.add_program(command, common, argv)
     if not {"groups", "tasks", "mounts"}.isdisjoint(argv):
         from host.cli import options_groups, options_tasks
 
