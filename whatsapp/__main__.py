@@ -29,6 +29,8 @@ def main() -> None:
     options = _options()
     if problem := _glibc_problem():
         sys.exit(f"nanoclaw: error: {problem}")
+    if options.check:
+        return _check()
     _settle_environment()
     speech = Speech(_connection())
     _seclude(options.folder)
@@ -46,14 +48,26 @@ def main() -> None:
         sys.stderr.flush()
         leave(1)
     leave(0)
+    return None
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="whatsapp", description="The WhatsApp channel of NanoClaw, which starts it.")
-    parser.add_argument("folder", type=Path, help="where the session lies")
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(), help="where the session lies")
     parser.add_argument("--proxy", default="", help="http://… or socks5://…, for all that goes out")
+    parser.add_argument("--check", action="store_true", help="say whether the library loads here, and end")
     parser.add_argument("--version", action="version", version=f"neonize {library.VERSION}")
     return parser.parse_args()
+
+
+def _check() -> None:
+    try:
+        library.load()
+    except library.LibraryError as e:
+        sys.exit(f"nanoclaw: error: {e}")
+    print(f"neonize {library.VERSION}")
+    sys.stdout.flush()
+    leave(0)
 
 
 def _glibc_problem() -> str:

@@ -25,16 +25,7 @@ VERSION: Final = "0.5.2"
 """Of neonize and of its library, which must be the same."""
 
 # Imported by neonize at its top, each for something that is not done here.
-ABSENT: Final = {
-    "magic": (),
-    "linkpreview": (),
-    "PIL": ("Image", "ImageSequence"),
-    "segno": (),
-    "phonenumbers": (),
-    "httpx": (),
-    "requests": (),
-    "tqdm": (),
-}
+ABSENT: Final = ("PIL", "asyncio", "httpx", "linkpreview", "magic", "phonenumbers", "requests", "segno", "tqdm")
 
 
 class LibraryError(Exception):
@@ -42,7 +33,7 @@ class LibraryError(Exception):
 
 
 class _AbsentType(type):
-    """Stands for anything that an absent package would hold: it can be named, and not used."""
+    """Stands for anything that an absent package would hold: it can be named and called, and does nothing."""
 
     def __getattr__(cls, name: str) -> type:
         if name.startswith("__"):
@@ -50,7 +41,7 @@ class _AbsentType(type):
         return cls
 
     def __call__(cls, *_args: object, **_named: object) -> object:
-        raise LibraryError("a package that this program leaves out was asked for")
+        return cls
 
 
 class _Absent(metaclass=_AbsentType):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from channel import wire
+from channel.spool import Kept, Spool
 from whatsapp.account import Account, Ears, is_linked
 from whatsapp.events import Reader, jid_of
 from whatsapp.identity import Directory, Jid, Pair, pair_of
@@ -18,7 +19,6 @@ from whatsapp.library import VERSION, Client, LibraryError
 from whatsapp.outgoing import Outgoing
 from whatsapp.recent import Recent
 from whatsapp.speech import Speech, leave
-from whatsapp.spool import Kept, Spool
 from whatsapp.worker import Worker, watch
 
 DATABASE: Final = "session.db"

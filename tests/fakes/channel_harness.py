@@ -30,7 +30,7 @@ class ChannelProcess:
         self._id = 0
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                ["sh", "-c", 'exec "$@" 3<&"$FD"', "sh", *argv],
+                ["bash", "-c", 'exec "$@" 3<&"$FD"', "bash", *argv],
                 pass_fds=[theirs.fileno()],
                 env={**env, "FD": str(theirs.fileno()), "PATH": os.environ["PATH"]},
                 stdin=subprocess.DEVNULL,
@@ -117,6 +117,12 @@ class ChannelProcess:
 
     def ended(self, timeout: float = 20) -> int:
         return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        """As the end of a test does, whatever state that left it in."""
+        self.process.kill()
+        self.process.wait()
+        self.socket.close()
 
     def close(self) -> None:
         self.socket.close()

@@ -55,7 +55,7 @@ export function serve({ key, cert, onSocket, onRequest, refuses }) {
   function keep(data) {
     const path = `/v/t62.7-24/${createHash('sha256').update(data).digest('hex')}.enc`
     files.set(path, data)
-    return path
+    return `${path}?ccb=11-4` // as the real ones do: clients add to it with `&`
   }
 
   return new Promise(resolve => {
@@ -63,8 +63,8 @@ export function serve({ key, cert, onSocket, onRequest, refuses }) {
       resolve({
         port: outer.address().port,
         keep,
-        read: path => files.get(path),
-        forget: path => files.delete(path),
+        read: path => files.get(path.split('?')[0]),
+        forget: path => files.delete(path.split('?')[0]),
         cut: () => sockets.forEach(socket => socket.destroy()),
       }),
     )

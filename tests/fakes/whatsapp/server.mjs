@@ -12,7 +12,11 @@ import { World } from './world.mjs'
 const [keyFile, certFile, worldFile] = process.argv.slice(2)
 const root = Curve.generateKeyPair()
 const world = new World(JSON.parse(readFileSync(worldFile, 'utf8')))
-const tell = event => writeSync(1, JSON.stringify(event) + '\n')
+const tell = event => {
+  // A pipe takes only a part of a long line at once.
+  let rest = Buffer.from(JSON.stringify(event) + '\n')
+  while (rest.length) rest = rest.subarray(writeSync(1, rest))
+}
 const mode = { failure: null, down: false, offersPairing: true, silent: false, refuses: '' }
 let session = null
 
