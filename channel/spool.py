@@ -68,7 +68,8 @@ class Spool:
 
     def _rewrite(self) -> None:
         part = self._path.with_suffix(".part")
-        part.write_bytes(b"".join(line for _, line in self._waiting))
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(b"".join(line for _, line in self._waiting))
         part.replace(self._path)
         os.close(self._fd)
         self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
