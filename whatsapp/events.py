@@ -136,8 +136,9 @@ class Reader:
         return self.direct(other) if other and where.server in (PHONE, LID) else None
 
     def direct(self, other: Pair, name: str = "") -> wire.Chat:
-        kind = "self" if other.is_same(self.me) else "direct"
-        return wire.Chat(other.id, other.alt, cut(name), kind)
+        mine = other.is_same(self.me)
+        who = self.me if mine else other
+        return wire.Chat(who.id, who.alt, cut(name), "self" if mine else "direct")
 
     def sender(self, source: Any, name: str) -> wire.Person | None:
         pair = self.me if source.IsFromMe else self._person(source.Sender, source.SenderAlt)

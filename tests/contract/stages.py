@@ -150,7 +150,11 @@ class ScriptedStage:
         if isinstance(frame, wire.React):
             return {"to": frame.chat, "emoji": frame.emoji, "on": frame.message}
         quoted = frame.quote.id if frame.quote else None
-        return {"to": frame.chat, "text": frame.text, "quoted": quoted, "file": bytes(self._files.get(frame.id, b""))}
+        with self._news:
+            size = frame.file.size if frame.file else 0
+            assert self._news.wait_for(lambda: len(self._files.get(frame.id, b"")) == size, 30)
+            data = bytes(self._files.get(frame.id, b""))
+        return {"to": frame.chat, "text": frame.text, "quoted": quoted, "file": data}
 
     def typing(self, number: int) -> tuple[str, bool]:
         frame = self._nth((wire.Typing,), number)

@@ -1,7 +1,7 @@
 // A WhatsApp server for one account, on loopback: commands are lines of JSON on stdin, what happens goes to stdout.
 // `node server.mjs KEY.pem CERT.pem WORLD.json`; `ready` says the proxy's port and the root key that a client must pin.
 import { createCipheriv, createHash, createHmac, randomBytes, randomUUID } from 'node:crypto'
-import { readFileSync, writeSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { deflateSync } from 'node:zlib'
 import { Curve, getMediaKeys, proto } from 'baileys'
@@ -12,11 +12,7 @@ import { World } from './world.mjs'
 const [keyFile, certFile, worldFile] = process.argv.slice(2)
 const root = Curve.generateKeyPair()
 const world = new World(JSON.parse(readFileSync(worldFile, 'utf8')))
-const tell = event => {
-  // A pipe takes only a part of a long line at once.
-  let rest = Buffer.from(JSON.stringify(event) + '\n')
-  while (rest.length) rest = rest.subarray(writeSync(1, rest))
-}
+const tell = event => process.stdout.write(JSON.stringify(event) + '\n')
 const mode = { failure: null, down: false, offersPairing: true, silent: false, refuses: '' }
 let session = null
 
