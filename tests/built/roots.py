@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,18 +66,33 @@ def archive(name: str) -> Path:
         raise NoRootError("mmdebstrap is not installed")
     CACHE.mkdir(parents=True, exist_ok=True)
     part = tar.with_suffix(".part.tar")
-    keys = [f"--keyring={ubuntu_keyring()}"] if name in UBUNTU else []
+    with tempfile.TemporaryDirectory(prefix="nanoclaw-keys-") as folder:
+        made = make(SUITES[name], part, keys(Path(folder)) if name in UBUNTU else [])
+    if made:
+        part.unlink(missing_ok=True)
+        raise NoRootError(f"mmdebstrap cannot make {name}: {made}")
+    part.replace(tar)
+    return tar
+
+
+def make(suite: str, out: Path, options: Sequence[str]) -> str:
+    """The reason if it failed."""
     spared = [f"--dpkgopt=path-exclude={each}" for each in SPARE]
-    command = ["mmdebstrap", "--quiet", "--variant=essential", *keys, *spared, SUITES[name], str(part)]
+    command = ["mmdebstrap", "--variant=essential", *options, *spared, suite, str(out)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=MAKE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise NoRootError(f"mmdebstrap did not make {name} within {MAKE_SECONDS} seconds") from None
-    if done.returncode != 0:
-        part.unlink(missing_ok=True)
-        raise NoRootError(f"mmdebstrap cannot make {name}: {done.stderr.strip()[-300:]}")
-    part.replace(tar)
-    return tar
+        return f"not done within {MAKE_SECONDS} seconds"
+    return "" if done.returncode == 0 else done.stderr.strip()[-500:]
+
+
+def keys(folder: Path) -> list[str]:
+    """Ubuntu's keys where apt's own user can read them: a cache may be closed to it."""
+    folder.chmod(0o755)
+    copy = folder / "ubuntu.gpg"
+    shutil.copyfile(ubuntu_keyring(), copy)
+    copy.chmod(0o644)
+    return [f"--keyring={copy}"]
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -25,7 +26,8 @@ from tests.e2e.loopback import CannotError, Namespace, Reached, Trace
 
 BUILT = os.environ.get("NANOCLAW_BUILT", "")
 DRILL_SECONDS = 400
-DOCKER = "/var/run/docker.sock"
+ENGINES = re.compile(r"/var/run/docker\.sock|/.+/overlay-containers/[0-9a-f]{64}/userdata/attach")
+"""The doctor looks at all engines that are here: docker's socket, and podman's own for a container it started."""
 USERS = "/var/run/nscd/socket"
 """Where the C library asks for the name of a user first, in a sandbox too. It asks there for hosts as well, and goes on
 to port 53 then: that is not allowed."""
@@ -154,11 +156,13 @@ def set_up(day: Day, model: str) -> None:
 def strangers(trace: Trace, home: Path, model: str, own: bool) -> set[Reached]:
     """What is neither the model's address, nor an engine's socket, nor one in this home. `own`: nor one that these very
     programs listen on, as the drill does, whose model is its own."""
-    allowed = {model, DOCKER, USERS, *(trace.listening if own else ())}
+    allowed = {model, USERS, *(trace.listening if own else ())}
     return {
         each
         for each in trace.reached
-        if each.address not in allowed and not Path(each.address).resolve().is_relative_to(home.resolve())
+        if each.address not in allowed
+        and not ENGINES.fullmatch(each.address)
+        and not Path(each.address).resolve().is_relative_to(home.resolve())
     }
 
 
