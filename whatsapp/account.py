@@ -26,6 +26,8 @@ FIRST_CODE: Final = 60
 NEXT_CODES: Final = 20
 """Seconds that a QR code is good for; there are six in all."""
 PHONE_CODE: Final = 160
+SETTLE: Final = 15.0
+"""Seconds from being linked to being connected: it takes two."""
 MOST_RUNS: Final = 50
 """Clients that may be left behind before the process is worth starting anew."""
 
@@ -234,7 +236,16 @@ class Account:
             self._fail(request.id, "refused", f"WhatsApp did not link: {event.Error or 'no account'}")
             return self._abandon()
         self._ears.say(wire.Linked(pair.person()))
-        return self._ears.say(wire.Done(request.id))
+        self._ears.say(wire.Done(request.id))
+        # The server hangs up now and the library comes back. If it hears of that too early it never does.
+        patience = threading.Timer(SETTLE, self._settle, (run,))
+        patience.daemon = True
+        return patience.start()
+
+    def _settle(self, run: Run) -> None:
+        with self._lock:
+            if run is self._run and not run.connected:
+                self._begin(None)
 
     # --- what becomes of a connection ---
 

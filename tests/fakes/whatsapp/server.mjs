@@ -13,7 +13,7 @@ const [keyFile, certFile, worldFile] = process.argv.slice(2)
 const root = Curve.generateKeyPair()
 const world = new World(JSON.parse(readFileSync(worldFile, 'utf8')))
 const tell = event => process.stdout.write(JSON.stringify(event) + '\n')
-const mode = { failure: null, down: false, offersPairing: true, silent: false, refuses: '' }
+const mode = { failure: null, down: false, offersPairing: true, silent: false, refuses: '', hasty: false }
 let session = null
 
 const proxy = await serve({
@@ -24,8 +24,7 @@ const proxy = await serve({
   onSocket: socket => {
     const { failure, offersPairing } = mode
     const mine = new Session(socket, { world, root: root.private, tell, failure, offersPairing })
-    mine.silent = mode.silent
-    mine.refuses = mode.refuses
+    Object.assign(mine, { silent: mode.silent, refuses: mode.refuses, hasty: mode.hasty })
     session = mine
     mine.onClose = () => {
       tell({ event: 'closed' })
@@ -137,7 +136,7 @@ const commands = {
   // What the next connections meet: `failure` (its attributes), `down`, `offersPairing`.
   set: changes => {
     for (const name of Object.keys(mode)) if (name in changes) mode[name] = changes[name]
-    if (session) Object.assign(session, { silent: mode.silent, refuses: mode.refuses })
+    if (session) Object.assign(session, { silent: mode.silent, refuses: mode.refuses, hasty: mode.hasty })
   },
   end: ({ how }) => session.end(errors[how]),
   raw: ({ node }) => session.send(node),

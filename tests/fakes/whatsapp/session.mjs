@@ -151,8 +151,9 @@ export class Session {
     if (type === 'result' || type === 'error') {
       if (child(node, 'pair-device-sign')) {
         this.tell({ event: 'paired' })
-        // The client is to come back with its new name.
-        this.end({ tag: 'stream:error', attrs: { code: '515' } })
+        // The client is to come back with its new name, and hangs up by itself.
+        this.send({ tag: 'stream:error', attrs: { code: '515' } })
+        setTimeout(() => this.socket.close(), this.hasty ? 0 : 2000)
       }
       return
     }
