@@ -50,7 +50,7 @@ def unpacked(name: str, folder: Path) -> Path:
 
 def furnished(root: Path) -> Path:
     """With a person's home in it, and the one name that every installed machine knows."""
-    (root / "etc").mkdir(exist_ok=True)
+    (root / "etc").mkdir(parents=True, exist_ok=True)
     (root / "etc" / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
     home = root / HOME.lstrip("/")
     home.mkdir(parents=True, mode=0o700)
