@@ -1,4 +1,4 @@
-"""The commands about the program itself (setup, install, update, image …): what they take, and their help."""
+"""The commands about the program itself (install, update, image …): what they take, and their help."""
 
 from __future__ import annotations
 
@@ -7,15 +7,6 @@ from typing import Final
 
 from host.cli.options import Commands, Parser, commands_of
 
-SETUP: Final = """\
-Walk through the first set-up: the engine, the key or a model server of your own, the assistant's name, a first reply
-from inside the sandbox. Every step can be skipped, and repeated later; with --yes nothing is asked, and what is not
-given stays as it is."""
-SETUP_EXAMPLES: Final = """\
-examples:
-  nanoclaw setup
-  nanoclaw setup --engine bubblewrap --key-file key.txt --name Robin --yes
-  nanoclaw setup --url http://127.0.0.1:11434 --model qwen3 --yes"""
 IMAGE: Final = """\
 The sandbox image: the small Linux in which the assistant works. One is carried in the program; it can be extended on a
 machine with a network, and moved to one without. An image that was not accepted here is never used."""
@@ -38,17 +29,9 @@ ROLLBACK: Final = """\
 Go back to the program that the last `nanoclaw update` replaced. If it cannot read the database that the newer one
 changed, a copy from before takes its place, and what came since is not in it: that is said first, and asked."""
 SOURCE: Final = "Write NanoClaw's own source, as it runs, into a new folder DIR."
-LICENSES: Final = """\
-Every component that this program carries: its version, its licence, and where its source is."""
 
 
 def add_program(command: Commands, common: Parser, argv: Sequence[str]) -> None:
-    setup = command("setup", "the first set-up, step by step", SETUP, SETUP_EXAMPLES)
-    setup.add_argument("--key-file", metavar="FILE", help="take the key from FILE (- for standard input)")
-    setup.add_argument("--url", metavar="URL", help="a model server of your own that speaks the Anthropic Messages API")
-    setup.add_argument("--model", metavar="NAME", help="the model's name there")
-    setup.add_argument("--name", metavar="NAME", help="the assistant's name")
-    setup.add_argument("--yes", action="store_true", help="ask nothing")
     image = command("image", "the sandbox image: look, extend, move", IMAGE, IMAGE_EXAMPLES)
     if "image" in argv:
         _image(image, common)
@@ -64,8 +47,6 @@ def add_program(command: Commands, common: Parser, argv: Sequence[str]) -> None:
     rollback.add_argument("--yes", action="store_true", help="do not ask, also where newer messages are lost by it")
     source = command("source", "write out NanoClaw's source", SOURCE)
     source.add_argument("dir", metavar="DIR")
-    licenses = command("licenses", "what is carried, and under which licences", LICENSES)
-    licenses.add_argument("--text", action="store_true", help="the licences themselves")
 
 
 def _image(image: Parser, common: Parser) -> None:

@@ -255,10 +255,10 @@ def carry_out(plan: Plan, home: Home, progress: Callable[[str], None]) -> list[s
     progress("removing files …")
     for path in (*plan.files, *plan.cache, *(path for path in plan.state if path != record)):
         problems += trees.remove(path)
-    if not problems:  # else it is still needed, to try again
+    if not problems and os.path.lexists(record):  # else it is still needed, to try again
         problems += trees.remove(record)
     lock = home.data / "host.lock"
-    if plan.purge or (home.data.is_dir() and list(home.data.iterdir()) == [lock]):
+    if os.path.lexists(lock) and (plan.purge or list(home.data.iterdir()) == [lock]):
         problems += trees.remove(lock)  # ours, since nobody else runs here
     for path in plan.own:
         problems += trees.remove(path)
