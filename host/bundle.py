@@ -23,6 +23,7 @@ FILE: Final = "_NANOCLAW_FILE"
 """`<descriptor>:<path>` of the one file, from the launcher."""
 HOLD: Final = "_NANOCLAW_HOLD"
 """The descriptor of the lock that keeps the unpacked host from being pruned while it runs."""
+ZONES: Final = "tzdata.zip"
 
 TRAILER: Final = 128
 MAGIC: Final = b"NANOCLAW"
@@ -110,6 +111,9 @@ def start(environ: MutableMapping[str, str] = os.environ) -> None:
     global _program  # noqa: PLW0603  # there is one file, and it is known once
     if not frozen():
         return
+    # Time zones for a machine without any: last on the path, so that it is opened only when nothing else is found.
+    if inside := getattr(sys, "_MEIPASS", ""):
+        sys.path.append(os.path.join(inside, ZONES))  # noqa: PTH118
     given, hold = environ.pop(FILE, ""), environ.pop(HOLD, "")
     original = environ.pop("LD_LIBRARY_PATH_ORIG", None)
     for name in [name for name in environ if name.startswith(("_MEI", "_PYI")) or name == "LD_LIBRARY_PATH"]:
