@@ -29,6 +29,8 @@ ROLLBACK: Final = """\
 Go back to the program that the last `nanoclaw update` replaced. If it cannot read the database that the newer one
 changed, a copy from before takes its place, and what came since is not in it: that is said first, and asked."""
 SOURCE: Final = "Write NanoClaw's own source, as it runs, into a new folder DIR."
+LICENSES: Final = """\
+Every component that this program carries: its version, its licence, and where its source is."""
 
 
 def add_program(command: Commands, common: Parser, argv: Sequence[str]) -> None:
@@ -47,6 +49,8 @@ def add_program(command: Commands, common: Parser, argv: Sequence[str]) -> None:
     rollback.add_argument("--yes", action="store_true", help="do not ask, also where newer messages are lost by it")
     source = command("source", "write out NanoClaw's source", SOURCE)
     source.add_argument("dir", metavar="DIR")
+    licenses = command("licenses", "what is carried, and under which licences", LICENSES)
+    licenses.add_argument("--text", action="store_true", help="the licences themselves")
 
 
 def _image(image: Parser, common: Parser) -> None:
