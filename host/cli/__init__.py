@@ -21,7 +21,8 @@ def main(argv: list[str]) -> int:
     be_lenient()
     args = arguments(argv)
     # `chat`, `ask` and `run` take the keys out themselves, and may be told to use them.
-    if args.command not in {"chat", "ask", "run"} and any(name.startswith("ANTHROPIC_") for name in os.environ):
+    keeps_keys = args.command in {"first", "chat", "ask", "run"}
+    if not keeps_keys and any(name.startswith("ANTHROPIC_") for name in os.environ):
         from host.credentials.environment import take_from_environment
 
         take_from_environment(os.environ, use=False)
@@ -47,6 +48,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     args = top.parse_args(argv)
     if args.command is None:
         args = top.parse_args([*argv, "chat"])
+        args.command = "first"  # the chat, and before it, in a home where nothing was ever done, its set-up
     for name in ("home", "engine", "group"):
         args.__dict__.setdefault(name, None)
     for name in ("json", "quiet", "key_from_environment"):

@@ -1,4 +1,4 @@
-"""The commands about the program itself (install, update, image …): what they take, and their help."""
+"""The commands about the program itself (setup, install, update, image …): what they take, and their help."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from typing import Final
 
 from host.cli.options import Commands, Parser, commands_of
 
+SETUP: Final = """\
+Walk through the first set-up: the engine, the key or a model server of your own, the assistant's name, a first reply
+from inside a sandbox. Every step can be skipped, and all of it repeated later; what is not given or answered stays as
+it is. A key is read from a terminal that does not show it, or from a file; never from an argument."""
+SETUP_EXAMPLES: Final = """\
+examples:
+  nanoclaw setup
+  nanoclaw setup --key-file key.txt --name Robin --yes
+  pass show anthropic | nanoclaw setup --key-file - --yes --no-reply
+  nanoclaw setup --engine bubblewrap --url http://127.0.0.1:11434 --model qwen3 --yes"""
 IMAGE: Final = """\
 The sandbox image: the small Linux in which the assistant works. One is carried in the program; it can be extended on a
 machine with a network, and moved to one without. An image that was not accepted here is never used."""
@@ -34,6 +44,14 @@ Every component that this program carries: its version, its licence, and where i
 
 
 def add_program(command: Commands, common: Parser, argv: Sequence[str]) -> None:
+    setup = command("setup", "the first set-up, step by step", SETUP, SETUP_EXAMPLES)
+    setup.add_argument("--key-file", metavar="FILE", help="take the key from FILE (- for standard input)")
+    setup.add_argument("--url", metavar="URL", help="a model server of your own that speaks the Anthropic Messages API")
+    setup.add_argument("--model", metavar="NAME", help="the model's name there")
+    setup.add_argument("--name", metavar="NAME", help="the assistant's name")
+    setup.add_argument("--timezone", metavar="ZONE", help="such as Europe/Berlin")
+    setup.add_argument("--yes", action="store_true", help="ask nothing; the first reply is one real request")
+    setup.add_argument("--no-reply", action="store_true", help="without the first reply")
     image = command("image", "the sandbox image: look, extend, move", IMAGE, IMAGE_EXAMPLES)
     if "image" in argv:
         _image(image, common)
