@@ -96,7 +96,7 @@ whether it is well, and if not, what to do. Exit status 1 if something must be m
 DOCTOR_EXAMPLES: Final = """\
 examples:
   nanoclaw doctor
-  nanoclaw doctor --offline          without asking the model's endpoint for an answer
+  nanoclaw doctor --offline          ask nobody outside of this machine; say what is needed from there
   nanoclaw doctor --json             for programs"""
 
 
@@ -197,7 +197,7 @@ def _looking(command: Commands) -> None:
     command("run", "run the host in the foreground", RUN)
     command("status", "what the host is doing", STATUS)
     doctor = command("doctor", "look for what is wrong, and say what to do", DOCTOR, DOCTOR_EXAMPLES)
-    doctor.add_argument("--offline", action="store_true", help="ask nothing of the model's endpoint")
+    doctor.add_argument("--offline", action="store_true", help="ask nobody outside, and say what is needed from there")
     drill = command("drill", "attack this installation and show what held", DRILL)
     drill.add_argument("--only", metavar="WHAT", default=None, help="one promise (P1) or one probe, by name")
     command("version", "print the version", "Print the version.")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from host import credentials
 from host.cli.out import note
 from host.cli.questions import hidden, line, say, yes
@@ -143,15 +141,8 @@ def _write(walk: Walk, own: Endpoint, key: tuple[str, str] | None) -> None:
     if key is not None:
         values |= {API_KEY: "", AUTH_TOKEN: "", key[0]: key[1]}
     walk.set_env(**values)
-    if walk.credentials().secrets and not own.tls and not _here(own.host):
+    if walk.credentials().secrets and not own.tls and not credentials.is_here(own):
         note(f"the key goes to {own.host} in the clear: http:// is for this machine, or a network that you trust")
-
-
-def _here(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 # --- the model's name -------------------------------------------------------------------------------------
