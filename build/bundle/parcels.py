@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from steps import ROOT, BuildError, digest, made, of_tree, run, sources, tar_xz, xz
+from steps import ROOT, BuildError, digest, filters, made, of_tree, run, sources, tar_xz, xz
 
 sys.path.insert(0, str(ROOT))
 
@@ -41,7 +41,7 @@ def image(arch: str) -> Image:
 
 
 def of_image(arch: str, found: Image) -> Path:
-    inputs = digest(found.id, found.manifest, STEPS)
+    inputs = digest(found.id, found.manifest, str(filters()))
     text = "compressing the sandbox image (this takes minutes, once)"
     return made(_place(arch, "image.xz"), inputs, lambda out: xz(out, found.folder / "image.tar"), text)
 

@@ -40,6 +40,8 @@ KEYS: Final = re.compile(
     rb"|\bAKIA[A-Z0-9]{16}\b|-----BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/]{40}"
 )
 GIT: Final = re.compile(rb"(?:^|/)\.git/(?:objects|refs|HEAD|config)|\bref: refs/heads/")
+# Where `scripts/build` works, whatever the checkout's own path: not what a script says of it, but where it led.
+BUILD: Final = re.compile(rb"(?<![\w$}*])/[\w.-]+(?:/[\w.-]+)*/\.build/[\w.-]+")
 # Whoever has a Debian or a pip has these: they tell nothing of the builder.
 PUBLIC: Final = re.compile(
     r"(.*\.)?(debian|pypi|pythonhosted|npmjs|gnu)\.org|(.*\.)?(ubuntu|docker|google|googleapis|nodesource|github)\.com"
@@ -61,7 +63,7 @@ Pattern = tuple[str, re.Pattern[bytes]]
 
 def patterns(root: Path = ROOT) -> list[Pattern]:
     """What to look for, as far as this machine tells it."""
-    found: list[Pattern] = [("a key", KEYS), ("history", GIT)]
+    found: list[Pattern] = [("a key", KEYS), ("history", GIT), ("a path of the build", BUILD)]
     for what, words in (
         ("a path of the build", paths(root)),
         ("a name from the history", people(root)),
@@ -75,15 +77,7 @@ def patterns(root: Path = ROOT) -> list[Pattern]:
 def paths(root: Path) -> set[str]:
     """The checkout, and the builder's home where it is somebody's; not `/root`, which is every machine's."""
     home = str(Path.home())
-    found = {
-        f"{root}/",
-        f"{root}\0",
-        f"{home}/.cache",
-        f"{home}/.pyenv",
-        "/.build/work-",
-        "/.build/x86_64",
-        "/.build/aarch64",
-    }
+    found = {f"{root}/", f"{root}\0", f"{home}/.cache/", f"{home}/.pyenv/"}
     return found | ({f"{home}/"} if home not in COMMON else set())
 
 

@@ -1,7 +1,7 @@
 """Two builds of one tree, from copies at different paths, byte by byte.
 
 Shared between them is only what comes from elsewhere: downloads, the Debian that was fetched for the sandbox image, and
-what `build/native` compiled, unless --native says to compile that twice too (it takes long).
+what `build/native` compiled.
 """
 
 from __future__ import annotations

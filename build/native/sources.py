@@ -109,7 +109,7 @@ def unpack(archive: Path, into: Path) -> Path:
     """The one folder that is in it."""
     with tarfile.open(archive) as tar:
         # Debian 12's Python has no filters yet; what is in the archive is what sources.lock says, in any case.
-        tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)  # type: ignore[method-assign]
+        tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
         tar.extractall(into)  # noqa: S202
     folders = [path for path in into.iterdir() if path.is_dir()]
     if len(folders) != 1:
