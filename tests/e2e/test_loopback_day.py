@@ -24,6 +24,8 @@ from tests.e2e import loopback
 from tests.e2e.cli import ROOT, environment, rows, wait_for
 from tests.e2e.loopback import CannotError, Namespace, Reached, Trace
 
+# Compressing an image, or a day of use, takes minutes on a machine that does other things too.
+pytestmark = pytest.mark.timeout(900)
 BUILT = os.environ.get("NANOCLAW_BUILT", "")
 DRILL_SECONDS = 400
 ENGINES = re.compile(r"/var/run/docker\.sock|/.+/overlay-containers/[0-9a-f]{64}/userdata/attach")

@@ -17,6 +17,8 @@ from host.model import Image
 from tests.conftest import ROOT, require_engine
 from tests.unit.test_parcels import file, folder, tar
 
+# Compressing an image, or a day of use, takes minutes on a machine that does other things too.
+pytestmark = pytest.mark.timeout(900)
 EXTRA = b"#!/bin/sh\necho an extra tool\n"
 
 
