@@ -168,7 +168,7 @@ class App:
         stored = self._store.add_message(message)
         group = self._store.group_of(message.channel, message.chat)
         if stored is None:
-            return self._store.seq_of(message.channel, message.id), group is not None
+            return self._store.messages.seq_of(message.channel, message.id), group is not None
         return stored.seq, group is not None and self._take_up(group)
 
     def _take_up(self, group: Group) -> bool:

@@ -162,9 +162,7 @@ class Attempt:
         self._where = f"{access.endpoint.host}:{access.endpoint.port}"
         self._scrub = Scrubber(access.secrets)
         self._stream = StreamScrubber(self._scrub)
-        self._gate = self._house.open_gate(
-            self._sandbox, self.turn, self._settings, access.endpoint, self._not_audited
-        )
+        self._gate = self._house.open_gate(self._sandbox, self.turn, self._settings, access.endpoint, self._not_audited)
         self._timer = self._house.loop.call_later(self._settings.turn.seconds + TIME_GRACE_SECONDS, self._too_long)
         self._handed_over = True
         self._sandbox.hand_over(self._payload(access))

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from host.model import Stored, TaskRun
+from host.model import Attachment, Quoted, Stored, TaskRun
 from host.zones import zone_of
 from runner.protocol import MAX_TEXT
 
@@ -50,7 +50,9 @@ def wants_agent(trigger: str, senders: Collection[str] | None, messages: Iterabl
     """Whether one of these messages calls the agent: it begins with `@` and the trigger word (an empty one asks
     for none), and its sender is among those who may (None: anyone). Their ids count; a name is whatever they like."""
     return any(
-        (senders is None or stored.message.sender in senders)
+        stored.message.kind == "message"
+        and not (stored.message.context_only or stored.deleted)
+        and (senders is None or stored.message.sender in senders)
         and (not trigger or calls(stored.message.text, trigger))
         for stored in messages
     )
@@ -89,13 +91,28 @@ def render(messages: Sequence[Stored], timezone: str, left_out: int = 0) -> str:
     lines = [f"<messages timezone={_attribute(timezone)}>"]
     if left_out:
         lines.append(f'<left_out count="{left_out}" why="older, and too many or too long to show"/>')
-    for stored in messages:
-        m = stored.message
-        # Anyone can choose any display name: the channel's id of the person stands beside it.
-        identity = f" sender={_attribute(m.sender)}" if m.sender != m.sender_name else ""
-        when = f" time={_attribute(_local(m.sent_at, zone))}"
-        lines.append(f"<message from={_attribute(m.sender_name)}{identity}{when}>{_escape(m.text)}</message>")
-    return "\n".join([*lines, "</messages>"])
+    return "\n".join([*lines, *(_element(stored, zone) for stored in messages), "</messages>"])
+
+
+def _element(stored: Stored, zone: Any) -> str:
+    m = stored.message
+    # Anyone can choose any display name: the channel's id of the person stands beside it.
+    identity = f" sender={_attribute(m.sender)}" if m.sender != m.sender_name else ""
+    when = f" time={_attribute(_local(m.sent_at, zone))}"
+    state = ' deleted="yes"' if stored.deleted else ' edited="yes"' if stored.edited else ""
+    quoted = [] if m.quoted is None else [_quoted(m.quoted)]
+    inside = "".join([*quoted, *map(_attachment, m.attachments), _escape(m.text)])
+    return f"<{m.kind} from={_attribute(m.sender_name)}{identity}{when}{state}>{inside}</{m.kind}>"
+
+
+def _quoted(quoted: Quoted) -> str:
+    return f"<quoted sender={_attribute(quoted.sender)}>{_escape(quoted.text)}</quoted>"
+
+
+def _attachment(attachment: Attachment) -> str:
+    a = attachment
+    where = f" path={_attribute(f'/workspace/inbox/{a.path}')}" if a.path else f" not_taken={_attribute(a.why)}"
+    return f'<attachment name={_attribute(a.name)} type={_attribute(a.type)} bytes="{a.bytes:d}"{where}/>'
 
 
 def render_task(run: TaskRun, timezone: str, check_output: str | None = None) -> str:

@@ -64,4 +64,3 @@ def all_wishes(config: Config, groups: Iterable[Group]) -> list[tuple[MountWish,
 def protected(home: Home, allowlist: Allowlist, wishes: Iterable[tuple[MountWish, bool]]) -> Protected:
     """What no group can be given in this home, where agents can write to what they were given to write."""
     return Protected.of(home.config, home.data, home.cache, writable(allowlist, wishes))
-

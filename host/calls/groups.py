@@ -72,7 +72,7 @@ def show_group(desk: Desk, caller: Caller, target: str, params: dict[str, Any]) 
 
 
 def refresh_chats(desk: Desk, caller: Caller, target: str, params: dict[str, Any]) -> dict[str, Any]:
-    chats = desk.store.chats()
+    chats = desk.store.messages.chats()
     return {"chats": [{"channel": channel, "chat": chat, "name": name} for channel, chat, name in chats]}
 
 

@@ -101,13 +101,13 @@ class FakeHome:
 
     def said(self, group: str, *kinds: str) -> list[str]:
         """What waits in the group's outbox, in order."""
-        outs = self.store.outbox_pending("console")
+        outs = self.store.outbox.pending("console")
         return [out.text for out in outs if out.group == group and (not kinds or out.kind in kinds)]
 
     def numbered(self) -> dict[str, list[str]]:
         """Group → the `[…]` marks that its replies repeat, in the order of the replies."""
         found: dict[str, list[str]] = {}
-        for out in self.store.outbox_pending("console"):
+        for out in self.store.outbox.pending("console"):
             assert out.kind == "reply", out
             found.setdefault(out.group, []).extend(re.findall(r"\[([\w:]+)\]", out.text))
         return found

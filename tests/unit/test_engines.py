@@ -106,7 +106,8 @@ def test_docker_is_never_asked_for_more_cpus_than_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["/plain", "/a,b", '/say "hi"', "/a,target=/etc,readonly", "/new\nline", "/co:lon", "/equal=s", '/",x="'],
+    "source",
+    ["/plain", "/a,b", '/say "hi"', "/a,target=/etc,readonly", "/new\nline", "/co:lon", "/equal=s", '/",x="'],
 )
 def test_a_mount_says_its_path_and_no_other_field(source: str) -> None:
     (fields,) = csv.reader([oci.mount_value(a_mount(source, readonly=True))], strict=True)
@@ -274,9 +275,9 @@ def test_no_host_path_is_on_bubblewrap_s_command_line() -> None:
 
 
 def test_bubblewrap_says_any_path(tmp_path: Path) -> None:
-    name = os.fsdecode(b"a,b:c\n\"d\" \xff --bind")
+    name = os.fsdecode(b'a,b:c\n"d" \xff --bind')
     options = bubblewrap.host_paths(a_spec(a_mount(f"/x/{name}", readonly=True))).split(b"\0")
-    assert options[-4:-1] == [b"--ro-bind", b"/x/a,b:c\n\"d\" \xff --bind", b"/workspace/group"]
+    assert options[-4:-1] == [b"--ro-bind", b'/x/a,b:c\n"d" \xff --bind', b"/workspace/group"]
 
 
 def test_as_root_the_process_limit_leaves_room_for_what_the_user_runs_already() -> None:

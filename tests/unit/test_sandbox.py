@@ -138,5 +138,3 @@ def test_a_launch_that_fails_leaves_no_descriptor_open() -> None:
     with pytest.raises(OSError, match="nowhere"):
         spawn(Launch(("/nowhere/bwrap",), (b"x",)))
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
