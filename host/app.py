@@ -91,6 +91,8 @@ class App:
             deliver=self.deliver,
             settings=self._settings,
             asked=self._asked,
+            outbox=home.data / "outbox",
+            takes_files=frozenset(name for name, channel in self._channels.items() if channel.takes_files),
         )
 
     def _make_desk(self) -> calls.Desk:

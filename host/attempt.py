@@ -20,6 +20,7 @@ from host.house import House
 from host.loop import Timer
 from host.model import Group, Outgoing, Stored, TaskRun
 from host.sandbox import Gone, Sandbox
+from host.sending import Sending
 from host.zones import midnight
 from runner.protocol import (
     FAILURES,
@@ -31,6 +32,7 @@ from runner.protocol import (
     Done,
     Entries,
     Failed,
+    File,
     Frame,
     Input,
     Open,
@@ -68,6 +70,7 @@ class Attempt:
         self._house, self.group, self._on_end, self.run = house, group, on_end, run
         self.turn = secrets.token_hex(8)
         self._asking = Asking(house, group, self.turn, self._reply)
+        self._sending = Sending(house, group, self.turn, self._reply)
         self._settings = GroupSettings()
         self._check: CheckRun | None = None
         self._found: str | None = None
@@ -233,6 +236,8 @@ class Attempt:
                 self._progress(kind, text)
             case Say(text):
                 self._say(text)
+            case File():
+                self._sending.take(untrusted_frame, self._scrub)
             case Entries(entries):
                 self._keep(entries)
             case Usage():

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
     5: ("access", "app", "asking", "attempt", "calls", "check", "cli", "doctor", "drill", "extending", "house",
-        "service", "tasks", "terminals"),
+        "inbox", "post", "sending", "service", "tasks", "terminals"),
     4: ("sandbox", "pool", "mounts", "gate", "link", "resolver", "control", "channels", "rehearsal",
         "images"),
     3: ("config", "store", "migrations", "allowlist", "beneath", "bundle", "credentials", "engines", "lines", "loop",
