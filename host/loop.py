@@ -200,6 +200,8 @@ class Pipe:
         self._out = bytearray()  # not a list of pieces: many small ones would cost far more than their bytes
         self._finishing = self._paused = self._silent = False
         self.closed = False
+        self.on_drained: Callback | None = None
+        """Called once when all that was queued has left."""
         for fd in {read_fd, write_fd} - {None}:
             os.set_blocking(fd, False)  # type: ignore[arg-type]  # None was taken out
         self._watch()
@@ -296,6 +298,9 @@ class Pipe:
             return
         self._finish_if_flushed()
         self._watch()
+        if not self._out and self.on_drained is not None:
+            drained, self.on_drained = self.on_drained, None
+            self._loop.call_soon(drained)
 
     def _finish_if_flushed(self) -> None:
         if self._finishing and not self._out and self._write_fd is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from host.model import Outgoing
@@ -44,16 +44,16 @@ class Outbox:
         rows = self._rows("SELECT next_at FROM outbox WHERE id = ?", outgoing.id)
         return float(rows[0][0]) if rows else 0.0
 
-    def mark_sent(self, untrusted_id: int, sent_as: tuple[str, str] | None = None) -> None:
-        """S4: the channel has it. A number that is no row's changes nothing. `sent_as`: channel, and the id that the
-        message has there."""
+    def mark_sent(self, untrusted_id: int, sent_as: Iterable[tuple[str, str]] = ()) -> None:
+        """S4: the channel has it. A number that is no row's changes nothing. `sent_as`: channel, and id there,
+        of each message that it became."""
         if not 0 < untrusted_id < 2**63:
             return
         now = self._clock()
         with self._transaction() as db:
             db.execute("UPDATE outbox SET sent_at = ? WHERE id = ? AND sent_at IS NULL", (now, untrusted_id))
-            if sent_as is not None:
-                db.execute("INSERT OR IGNORE INTO sent VALUES (?, ?, ?, ?)", (*sent_as, untrusted_id, now))
+            for each in sent_as:
+                db.execute("INSERT OR IGNORE INTO sent VALUES (?, ?, ?, ?)", (*each, untrusted_id, now))
                 db.execute("DELETE FROM sent WHERE rowid <= (SELECT max(rowid) FROM sent) - ?", (KEEP_SENT_IDS,))
 
     def was_sent(self, channel: str, message_id: str) -> bool:

@@ -150,7 +150,7 @@ def test_what_was_sent_is_known_by_the_channel_s_own_id(store: Store) -> None:
     answer(store)
     (reply,) = store.outbox.pending("whatsapp")
     assert not store.outbox.was_sent("whatsapp", "3EB0")
-    store.outbox.mark_sent(reply.id, ("whatsapp", "3EB0"))
+    store.outbox.mark_sent(reply.id, [("whatsapp", "3EB0")])
     assert store.outbox.was_sent("whatsapp", "3EB0")
     assert not store.outbox.was_sent("console", "3EB0")
     assert store.outbox.pending("whatsapp") == []
