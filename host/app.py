@@ -7,21 +7,22 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from host import calls, intake, store
+from host import calls, intake, post, store
 from host.access import ModelAccess
 from host.attempt import Attempt
-from host.channels import Channel
+from host.channels import Channel, program
 from host.channels.console import Console
 from host.config import Config, GroupSettings, Home
 from host.config import groups as of_groups
 from host.control import Client, Control, Request
-from host.engines.base import Engine
+from host.engines.base import Engine, sandbox_user
 from host.errors import UserError
 from host.house import House, registered
+from host.inbox import Inbox
 from host.log import Log
 from host.loop import Loop
 from host.model import Enforcement, Group, Image, Message, Outgoing, Task, TaskRun
@@ -51,6 +52,8 @@ class Parts:
     project: Path
     environment_secrets: dict[str, str]
     """Keys taken from the environment because the person said so; empty otherwise."""
+    channels: Mapping[str, program.Command] = field(default_factory=dict)
+    """Channels that are programs, by name."""
 
 
 class App:
@@ -76,7 +79,8 @@ class App:
         self._terminals = Terminals(self, self._store, parts.config)
         self.control = Control(loop, self._on_request)
         console = Console(self.control)
-        self._channels: dict[str, Channel] = {console.name: console}
+        self._post = self._make_post(home)
+        self._channels: dict[str, Channel] = {console.name: console, **self._post.lines}
         self._scheduler = Scheduler(loop, self._store, self._zone_of, self._task_due, log)
         self._desk = self._make_desk()
         self._house = House(
@@ -94,6 +98,19 @@ class App:
             outbox=home.data / "outbox",
             takes_files=frozenset(name for name, channel in self._channels.items() if channel.takes_files),
         )
+
+    def _make_post(self, home: Home) -> post.Post:
+        settings = self._parts.config.channels
+        desk = post.Desk(
+            loop=self._loop,
+            store=self._store,
+            settings=settings,
+            inbox=Inbox(home.data / "inbox", sandbox_user(), settings.inbox_bytes),
+            outbox=home.data / "outbox",
+            log=self._log,
+            receive=self._receive_from_line,
+        )
+        return post.Post(desk, self._parts.channels)
 
     def _make_desk(self) -> calls.Desk:
         return calls.Desk(
@@ -126,8 +143,9 @@ class App:
         for folder in self._store.groups_with_pending():
             self._take_up(self._groups[folder])
         self._sees_to_tasks = tasks
-        if tasks:
+        if tasks:  # a host that is gone after one answer does not link up with the world either
             self._scheduler.start()
+            self._post.open()
 
     def _prune(self) -> None:
         """At the start, and daily in a host that runs for long."""
@@ -156,10 +174,18 @@ class App:
             attempt.abandon()
         self.control.close()
         self._model.stop()
-        self._pool.on_idle = finish
+        open_doors = {"sandboxes", "channels"}
+
+        def shut(door: str) -> None:
+            open_doors.discard(door)
+            if not open_doors:
+                finish()
+
+        self._post.close(lambda: shut("channels"))
+        self._pool.on_idle = lambda: shut("sandboxes")
         self._pool.close()
         if not self._pool.live:
-            finish()
+            shut("sandboxes")
         self._loop.call_later(CLOSE_SECONDS, finish)
 
     # --- messages in: steps 3 and 4 of a message's journey ----------------------------------------
@@ -172,6 +198,10 @@ class App:
         if stored is None:
             return self._store.messages.seq_of(message.channel, message.id), group is not None
         return stored.seq, group is not None and self._take_up(group)
+
+    def _receive_from_line(self, message: Message) -> None:
+        if self.receive(message)[1] and message.kind == "message":
+            self._post.mark_read(message)
 
     def _take_up(self, group: Group) -> bool:
         """A turn for what is pending, if any of it calls the agent. Else it is only context for the next one
@@ -188,7 +218,10 @@ class App:
             settings = self._parts.config.group(group)
         except UserError:
             return any(True for _ in pending)  # a turn, which says what is wrong with the group's settings
-        return intake.wants_agent(settings.trigger, settings.senders, pending)
+        senders = settings.senders
+        if senders is not None:  # whichever of their ids was written down
+            senders = tuple(self._store.messages.person(group.channel, each) for each in senders)
+        return intake.wants_agent(settings.trigger, senders, pending)
 
     def _carry_out(self, commands: list[Command]) -> None:
         for command in commands:
@@ -200,12 +233,14 @@ class App:
 
     def _start(self, folder: str, run: TaskRun | None) -> None:
         attempt = self._attempts[folder] = Attempt(self._house, self._groups[folder], self._turn_ended, run)
+        self._post.typing(self._groups[folder], run is None)
         # From the loop, not from here: an attempt that fails at once ends its turn, and must not do so inside the
         # call that started it.
         self._loop.call_soon(attempt.start)
 
     def _turn_ended(self, group: Group) -> None:
         attempt = self._attempts.pop(group.folder)
+        self._post.typing(group, on=False)
         if attempt.run is not None:
             self._scheduler.changed()
         kept = self._groups.get(group.folder)
@@ -346,6 +381,11 @@ class App:
                 folder: refused for folder in sorted(self._groups) if (refused := self._pool.refused_mounts(folder))
             },
             "tasks": self._store.tasks.stats(),
+            "channels": self._post.status(),
+            "not_sent": [
+                {"group": row.group, "text": row.text[:100], "file": row.file_name, "why": why}
+                for row, why in self._store.outbox.given_up()
+            ],
             "store": self._store.stats(),
         }
 

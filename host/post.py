@@ -140,10 +140,20 @@ class Line:
                 return
 
     def _store(self, message: Message, seq: int) -> None:
+        if message.kind == "deletion":
+            self._remove_files(message)
         if message.kind != "message" or not self._desk.store.outbox.was_sent(self.name, message.id):
             self._desk.receive(message)
         self._waiting.popleft()
         self.program.kept(seq)
+
+    def _remove_files(self, deletion: Message) -> None:
+        """What its own writer takes back goes from the inbox too. First the files: a crash in between repeats it."""
+        about = self._desk.store.messages.by_id(self.name, deletion.quoted.id if deletion.quoted else "")
+        group = self._desk.store.group_of(deletion.channel, deletion.chat)
+        if about is not None and group is not None and about.message.sender == deletion.sender:
+            for attachment in about.message.attachments:
+                self._desk.inbox.remove(group.folder, attachment.path)
 
     def _try_again(self, e: UserError) -> None:
         """Nothing is dropped: a full disk may have room later."""

@@ -137,6 +137,10 @@ class Messages:
         rows = self._rows(f"SELECT {MESSAGE} FROM messages m WHERE m.seq = ?", seq)
         return as_stored(rows[0]) if rows else None
 
+    def by_id(self, channel: str, message_id: str) -> Stored | None:
+        rows = self._rows(f"SELECT {MESSAGE} FROM messages m WHERE m.channel = ? AND m.id = ?", channel, message_id)
+        return as_stored(rows[0]) if rows else None
+
     def pending(self, folder: str) -> Iterator[Stored]:
         """Messages that no turn has ended for, oldest first; read as they are asked for, since a chat
         that never calls the agent can have any number of them."""
