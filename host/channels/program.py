@@ -297,8 +297,8 @@ class Program:
 
 
 def spawn(command: Command) -> tuple[subprocess.Popen[bytes], int, int]:
-    """The process, our end of its socket, and what it writes to stderr. Descriptor 3 is its end; the shell puts it
-    there and is replaced, because nothing may run between fork and exec in a process with threads."""
+    """The process, our end of its socket, and what it writes to stderr. Descriptor 3 is its end: the shell moves it
+    there from 0 and is replaced, because nothing may run between fork and exec in a process with threads."""
     command.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         here, there = socket.socketpair()
@@ -307,16 +307,13 @@ def spawn(command: Command) -> tuple[subprocess.Popen[bytes], int, int]:
         reading, writing = os.pipe()
         ours.callback(os.close, reading)
         theirs.callback(os.close, writing)
-        fd = there.fileno()
-        move = 'exec "$@"' if fd == wire.FD else f'exec "$@" {wire.FD}<&{fd} {fd}<&-'
         process = subprocess.Popen(
-            ["/bin/sh", "-c", move, "sh", *command.argv],
-            stdin=subprocess.DEVNULL,
+            ["/bin/sh", "-c", f'exec "$@" {wire.FD}<&0 </dev/null', "sh", *command.argv],
+            stdin=there,
             stdout=writing,
             stderr=writing,
             env={"PATH": os.defpath, "LANG": "C.UTF-8", **command.env},
             cwd=command.folder,
-            pass_fds=(fd,),
             start_new_session=True,
             umask=0o077,
         )

@@ -1,0 +1,149 @@
+"""A channel for tests, as a program of its own: it behaves as its first argument says, and obeys lines in the file that
+its second names: each a frame that it says to the host when it is told to (`say`), or an answer that it gives.
+
+It writes what it was sent, one line each, to `sent.jsonl` in its working directory.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+PEER = socket.socket(fileno=3)
+LINES = PEER.makefile("rb")
+HELLO: dict[str, Any] = {"frame": "hello", "version": 1, "program": "fake 1", "linked": True}
+HELLO["can"] = ["files", "typing", "read", "quote", "qr", "unlink", "chats"]
+ME = {"id": "me@x", "alt": "", "name": "Me"}
+
+
+def say(**frame: Any) -> None:
+    PEER.sendall(json.dumps(frame).encode() + b"\n")
+
+
+def note(frame: dict[str, Any]) -> None:
+    with Path("sent.jsonl").open("a") as file:
+        file.write(json.dumps(frame) + "\n")
+
+
+def up() -> None:
+    PEER.sendall(json.dumps(HELLO).encode() + b"\n")
+    say(frame="connected", account=ME)
+
+
+def polite() -> None:
+    """Answers everything, and says what `script.jsonl` holds: once each, as a real channel does until it is kept."""
+    up()
+    script = Path("script.jsonl")
+    kept = int(Path("kept").read_text()) if Path("kept").exists() else 0
+    for line in script.read_text().splitlines() if script.exists() else ():
+        if json.loads(line).get("seq", 1 << 40) > kept:
+            PEER.sendall(line.encode() + b"\n")
+    obey({each.name: each.read_bytes() for each in Path("files").iterdir()} if Path("files").is_dir() else {})
+
+
+def obey(files: dict[str, bytes]) -> None:
+    data: dict[int, bytes] = {}
+    waiting: dict[int, int] = {}
+    for line in LINES:
+        frame = json.loads(line)
+        number = frame.get("id", 0)
+        if frame["frame"] not in {"ping", "data"}:
+            note(frame)
+        match frame["frame"]:
+            case "data":
+                data[number] = data.get(number, b"") + base64.b64decode(frame["data"])
+                if len(data[number]) == waiting.get(number):
+                    Path(f"got-{number}").write_bytes(data[number])
+                    say(frame="done", id=number, sent=[f"f{number}"])
+            case "kept":
+                Path("kept").write_text(str(frame["seq"]))
+            case "stop":
+                say(frame="done", id=number)
+                return
+            case "fetch":
+                give(number, files.get(frame["ref"]))
+            case "send":
+                if frame.get("file"):
+                    waiting[number] = frame["file"]["size"]
+                elif frame["text"].startswith("fail "):
+                    say(frame="failed", id=number, reason="refused", text="no", retry=int(frame["text"].split()[1]))
+                else:
+                    say(frame="done", id=number, sent=[f"s{number}"])
+            case _:
+                say(frame="done", id=number)
+
+
+def give(number: int, found: bytes | None) -> None:
+    if found is None:
+        say(frame="failed", id=number, reason="gone", text="the file is no longer there", retry=-1)
+        return
+    for at in range(0, len(found), 49152):
+        say(frame="data", id=number, data=base64.b64encode(found[at : at + 49152]).decode())
+    say(frame="done", id=number)
+
+
+def dies() -> None:
+    print("the card is gone", file=sys.stderr, flush=True)
+    sys.exit(3)
+
+
+def dies_after_hello() -> None:
+    up()
+    LINES.readline()
+    os._exit(4)
+
+
+def hangs() -> None:
+    up()
+    while True:
+        time.sleep(60)  # what hangs waits for nothing
+
+
+def silent() -> None:
+    while True:
+        time.sleep(60)
+
+
+def garbage() -> None:
+    up()
+    PEER.sendall(b"{\n")
+    silent()
+
+
+def endless() -> None:
+    up()
+    while True:
+        PEER.sendall(b"x" * 65536)
+
+
+def early() -> None:
+    say(frame="connected", account=ME)
+    silent()
+
+
+def old() -> None:
+    say(**{**HELLO, "version": 0})
+    silent()
+
+
+def unasked() -> None:
+    up()
+    say(frame="data", id=77, data="")
+    silent()
+
+
+def shows() -> None:
+    """What it was born with."""
+    report = {"argv": sys.argv, "env": dict(os.environ), "fds": len(list(Path("/proc/self/fd").iterdir()))}
+    note(report)
+    polite()
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
