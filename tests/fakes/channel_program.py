@@ -31,19 +31,29 @@ def note(frame: dict[str, Any]) -> None:
         file.write(json.dumps(frame) + "\n")
 
 
+def remember(seq: int) -> None:
+    Path("kept.part").write_text(str(seq))
+    Path("kept.part").rename("kept")
+
+
 def up() -> None:
     PEER.sendall(json.dumps(HELLO).encode() + b"\n")
     say(frame="connected", account=ME)
 
 
-def polite() -> None:
-    """Answers everything, and says what `script.jsonl` holds: once each, as a real channel does until it is kept."""
+def polite(one_by_one: bool = False) -> None:
+    """Answers everything, and says what `script.jsonl` holds: again in every run, as a real channel does, until it is
+    kept. `one_by_one`: the next one when the one before is."""
     up()
     script = Path("script.jsonl")
     kept = int(Path("kept").read_text()) if Path("kept").exists() else 0
     for line in script.read_text().splitlines() if script.exists() else ():
         if json.loads(line).get("seq", 1 << 40) > kept:
             PEER.sendall(line.encode() + b"\n")
+            if one_by_one:
+                while (frame := json.loads(LINES.readline()))["frame"] != "kept":
+                    say(frame="done", id=frame["id"])
+                remember(frame["seq"])
     obey({each.name: each.read_bytes() for each in Path("files").iterdir()} if Path("files").is_dir() else {})
 
 
@@ -62,7 +72,7 @@ def obey(files: dict[str, bytes]) -> None:
                     Path(f"got-{number}").write_bytes(data[number])
                     say(frame="done", id=number, sent=[f"f{number}"])
             case "kept":
-                Path("kept").write_text(str(frame["seq"]))
+                remember(frame["seq"])
             case "stop":
                 say(frame="done", id=number)
                 return
@@ -86,6 +96,10 @@ def give(number: int, found: bytes | None) -> None:
     for at in range(0, len(found), 49152):
         say(frame="data", id=number, data=base64.b64encode(found[at : at + 49152]).decode())
     say(frame="done", id=number)
+
+
+def careful() -> None:
+    polite(one_by_one=True)
 
 
 def dies() -> None:

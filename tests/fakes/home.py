@@ -13,6 +13,7 @@ from typing import Any
 
 from host import control
 from host.app import App, Parts
+from host.channels.program import Command
 from host.cli.session import Event, Session
 from host.config import Config, Home, prepare
 from host.log import Log
@@ -49,6 +50,7 @@ class FakeHome:
         unlike: dict[str, str] | None = None,
         missing: dict[str, str] | None = None,
         tasks: bool = True,
+        channels: dict[str, Command] | None = None,
         **config: Any,
     ) -> None:
         self.home = Home(folder / "config", folder / "data", folder / "cache")
@@ -60,7 +62,7 @@ class FakeHome:
         self.loop, self.engine = Loop(), Fakes(behaviour, unlike)
         enforcement = Enforcement("subprocess", "0", missing or {})
         settings = replace(Config(), **{"warm_sandboxes": 0, **config})
-        parts = Parts(self.home, settings, self.engine, enforcement, no_image(), folder / "project", {})
+        parts = Parts(self.home, settings, self.engine, enforcement, no_image(), folder / "project", {}, channels or {})
         self.app = App(self.loop, parts, Log(self.home.data / "log" / "nanoclaw.log", to_stderr=False, quiet=True))
         self.most = 0
         self.events: list[Event] = []
