@@ -129,6 +129,7 @@ class App:
             running=self._running,
             deliver=self.deliver,
             channels=frozenset(self._channels),
+            lines=lambda: self._post.lines,
         )
 
     def open(self, *, listen: bool, tasks: bool = True) -> None:

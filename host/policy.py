@@ -41,6 +41,11 @@ MAY: Final[dict[str, tuple[Scope, Scope]]] = {
     "revoke_mount": (ANY, NONE),
     "grant_host": (ANY, NONE),
     "revoke_host": (ANY, NONE),
+    # The person's alone: who is linked, and which chat administers, is not for an agent to say.
+    "channel_status": (NONE, NONE),
+    "link_channel": (NONE, NONE),
+    "unlink_channel": (NONE, NONE),
+    "move_group": (NONE, NONE),
 }
 
 

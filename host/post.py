@@ -51,12 +51,12 @@ class Linking:
     """A link that is being made: what to show the person."""
 
     kind: str = ""
-    """`qr` or `code`."""
+    """`qr`, `code`; or `unlink`, which shows nothing."""
     code: str = ""
     until: float = 0.0
     """Seconds since the epoch."""
     outcome: str = ""
-    """Empty while it goes on; `linked`, or why it was not."""
+    """Empty while it goes on; `linked` or `unlinked`, or why not."""
 
 
 @dataclass(frozen=True)
@@ -388,8 +388,16 @@ class Line:
 
         self.program.request(lambda n: wire.Link(n, phone), answered, seconds=LINK_SECONDS, on_more=more)
 
-    def unlink(self, on_answer: Callable[[Answer], None]) -> None:
-        self.program.request(wire.Unlink, on_answer)
+    def unlink(self) -> None:
+        """Begin to take the account off; `linking` tells how it ended."""
+        linking = self.linking = Linking("unlink")
+
+        def answered(answer: Answer) -> None:
+            linking.outcome = (
+                "unlinked" if isinstance(answer, Done) else intake.clean_text(answer.text) or answer.reason
+            )
+
+        self.program.request(wire.Unlink, answered)
 
     def status(self) -> dict[str, Any]:
         program, account = self.program, self.program.account

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from host.config import Config, Home
 from host.errors import UserError
@@ -41,6 +41,17 @@ class Caller:
         return self.group is None or self.group.is_main
 
 
+class Line(Protocol):
+    """A channel that is a program, as far as calls have to do with it."""
+
+    linking: Any
+    """How far a link is, as a dataclass."""
+
+    def link(self, phone: str) -> None: ...
+    def unlink(self) -> None: ...
+    def status(self) -> dict[str, Any]: ...
+
+
 def _nothing(*_: Any) -> None:
     """Where no host runs, there is nobody to tell: the next one reads the store."""
 
@@ -70,6 +81,8 @@ class Desk:
     """The run of a task that the turn at work in this group is; None for a turn that answers messages."""
     deliver: Callable[[Outgoing], None] = _nothing
     channels: frozenset[str] = frozenset({"console"})
+    lines: Callable[[], Mapping[str, Line]] = dict
+    """The channels that are programs, where a host runs."""
 
 
 @dataclass(frozen=True)

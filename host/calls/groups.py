@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from host import names
 from host.calls.base import Caller, Desk, Method, Param
+from host.calls.channels import chat_of
 from host.calls.grants import METHODS as GRANTS
 from host.config import groups as of_groups
 from host.errors import UserError
@@ -77,7 +78,8 @@ def refresh_chats(desk: Desk, caller: Caller, target: str, params: dict[str, Any
 
 
 def register_group(desk: Desk, caller: Caller, target: str, params: dict[str, Any]) -> dict[str, Any]:
-    folder, channel, chat = params["folder"], params["channel"], params["chat"]
+    folder, channel = params["folder"], params["channel"]
+    chat = chat_of(desk, channel, params["chat"])
     if reason := names.refusal(folder, []):
         raise UserError(reason, status=2)
     if channel not in desk.channels:

@@ -309,7 +309,7 @@ def spawn(command: Command) -> tuple[subprocess.Popen[bytes], int, int]:
         theirs.callback(os.close, writing)
         process = subprocess.Popen(
             ["/bin/sh", "-c", f'exec "$@" {wire.FD}<&0 </dev/null', "sh", *command.argv],
-            stdin=there,
+            stdin=there.fileno(),
             stdout=writing,
             stderr=writing,
             env={"PATH": os.defpath, "LANG": "C.UTF-8", **command.env},
