@@ -11,17 +11,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from host import carried as build
 from host.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FILE: Final = "_NANOCLAW_FILE"
 """`<descriptor>:<path>` of the one file, from the launcher."""
 HOLD: Final = "_NANOCLAW_HOLD"
 """The descriptor of the lock that keeps the unpacked host from being pruned while it runs."""
+ZONES: Final = "tzdata.zip"
 
 TRAILER: Final = 128
 MAGIC: Final = b"NANOCLAW"
@@ -32,8 +34,9 @@ DAMAGED: Final = "download it again"
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Parcel:
+# This module is imported before every command, `nanoclaw version` too: no dataclass, which takes `inspect` along, and
+# no pathlib until a path is asked for.
+class Parcel(NamedTuple):
     name: str
     offset: int
     length: int
@@ -47,7 +50,7 @@ class Parcel:
 class Program:
     """The one file: an open descriptor, where it lay when it was started, and what is expected in it."""
 
-    def __init__(self, fd: int, path: Path, expected: Mapping[str, tuple[str, int, int]]) -> None:
+    def __init__(self, fd: int, path: str, expected: Mapping[str, tuple[str, int, int]]) -> None:
         self.path = path
         self._fd = fd
         self._expected = expected
@@ -108,6 +111,9 @@ def start(environ: MutableMapping[str, str] = os.environ) -> None:
     global _program  # noqa: PLW0603  # there is one file, and it is known once
     if not frozen():
         return
+    # Time zones for a machine without any: last on the path, so that it is opened only when nothing else is found.
+    if inside := getattr(sys, "_MEIPASS", ""):
+        sys.path.append(os.path.join(inside, ZONES))  # noqa: PTH118
     given, hold = environ.pop(FILE, ""), environ.pop(HOLD, "")
     original = environ.pop("LD_LIBRARY_PATH_ORIG", None)
     for name in [name for name in environ if name.startswith(("_MEI", "_PYI")) or name == "LD_LIBRARY_PATH"]:
@@ -119,7 +125,7 @@ def start(environ: MutableMapping[str, str] = os.environ) -> None:
         if number.isdecimal():
             os.set_inheritable(int(number), False)
     if colon and fd.isdecimal():
-        _program = Program(int(fd), Path(path), build.PARCELS)
+        _program = Program(int(fd), path, build.PARCELS)
 
 
 def frozen() -> bool:
@@ -128,9 +134,16 @@ def frozen() -> bool:
 
 def executable() -> Path:
     """What the person starts: the one file; from source, `nanoclaw.py`."""
-    if not frozen():
-        return Path(__file__).resolve().parents[1] / "nanoclaw.py"
-    return _started().path
+    from pathlib import Path
+
+    return Path(_started().path) if frozen() else Path(__file__).resolve().parents[1] / "nanoclaw.py"
+
+
+def cache() -> Path:
+    """The folder that the launcher found and unpacked us into: it can be written, and programs run from there."""
+    from pathlib import Path
+
+    return Path(sys.executable).parents[2]
 
 
 def carried(name: str) -> Parcel | None:

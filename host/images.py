@@ -44,11 +44,19 @@ def origin(home: Home, image: Image) -> str:
     return "built here from source" if image.read is None else "carried in this program"
 
 
+def stale(home: Home, image: Image) -> str:
+    """Why an accepted image should be made again, though it works; empty if it need not be."""
+    record, ours = pinned(home), brought(home.cache)
+    if record is None or image.id == ours.id or record.extends in ("", ours.id):
+        return ""
+    return "it was made from an earlier image than the one that NanoClaw brings now, which has newer Debian packages"
+
+
 def raw(image: Image) -> tuple[BinaryIO, int] | None:
     """Its xz as it lies here, and the length of that; None where it is not compressed."""
     if image.read is None:
         return None
-    if image.archive.name == "image.tar.xz":
+    if image.archive.name == parcels.TAKEN_IN:
         return image.archive.open("rb"), image.archive.stat().st_size
     return _open_carried()
 
@@ -108,14 +116,15 @@ def pinned(home: Home) -> Record | None:
         return None
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}", BACK) from None
-    with os.fdopen(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
             raise UserError(f"{path} is open to other users, or not yours", f"if it is right: chmod 600 {path}", BACK)
-        try:
-            return parcels.parse_record(file.read(MOST))
-        except (ValueError, TypeError) as e:
-            raise UserError(f"{path} does not name an image: {e}", BACK) from None
+        return parcels.parse_record(os.read(fd, MOST))
+    except (ValueError, TypeError) as e:
+        raise UserError(f"{path} does not name an image: {e}", BACK) from None
+    finally:
+        os.close(fd)
 
 
 def accept(home: Home, record: Record | None) -> None:

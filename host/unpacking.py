@@ -213,7 +213,7 @@ def _member(members: tarfile.TarFile, member: tarfile.TarInfo, part: Path, made:
     name = member.name.rstrip("/").removeprefix("./")
     if name in {".", ""} and member.isdir():
         return
-    if name.rpartition("/")[0] not in made or name.rpartition("/")[2] in {"", ".", ".."}:
+    if name.startswith("/") or name.rpartition("/")[0] not in made or name.rpartition("/")[2] in {"", ".", ".."}:
         raise _OddError(f"{name[:100]!r} has no place in it")
     path = part / name
     if member.isdir():

@@ -40,6 +40,8 @@ def tls_context() -> ssl.SSLContext:
     """With the image's own authorities. Built by hand: the convenient constructors read SSL_CERT_FILE."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # On by default where Python stands on OpenSSL 3: a line that somebody cut would read as the answer's end.
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     if CA_BUNDLE.exists():
         context.load_verify_locations(cafile=str(CA_BUNDLE))
     return context

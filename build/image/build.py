@@ -47,12 +47,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--cache", type=Path, default=default_cache(), help="default: %(default)s")
     parser.add_argument("--refresh", action="store_true", help="make the Debian layer anew, with today's updates")
+    parser.add_argument(
+        "--machine", default=platform.machine(), help="another, whose programs run here emulated (default: %(default)s)"
+    )
     options = parser.parse_args()
     # An ordinary user's PATH leaves out where Debian keeps chroot.
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     try:
         with lock(options.cache / "image"):
-            ensure(options.cache / "image", refresh=options.refresh)
+            ensure(options.cache / "image", machine=options.machine, refresh=options.refresh)
     except FileNotFoundError as e:
         if e.filename not in ("mmdebstrap", "unshare", "chroot"):
             raise
@@ -122,8 +125,7 @@ def lock(images: Path) -> Iterator[None]:
         yield
 
 
-def ensure(images: Path, *, refresh: bool) -> None:
-    machine = platform.machine()
+def ensure(images: Path, *, machine: str, refresh: bool) -> None:
     if machine not in ARCHITECTURES:
         raise RuntimeError(f"there is no sandbox image for {machine} machines (only {', '.join(ARCHITECTURES)})")
     inputs = inputs_digest(machine)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from host import bundle
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 """Where this program's own source lies."""
 Identity = tuple[int, int]
@@ -166,8 +168,10 @@ def _program(environ: Mapping[str, str]) -> Iterator[Place]:
     for path in dict.fromkeys(files):
         if path.startswith("/"):
             yield Place(path, what)
+    if bundle.frozen():
+        yield Place(str(bundle.cache()), what)  # what was unpacked, wherever the launcher found room for it
     # To read them harms nobody. To write them is to decide what the host runs next.
-    for path in dict.fromkeys([*sys.path, *os.get_exec_path(dict(environ))]):
+    for path in dict.fromkeys([str(bundle.executable()), *sys.path, *os.get_exec_path(dict(environ))]):
         if path.startswith("/") and path != "/":
             yield Place(path, "programs that the host runs", for_writing=True)
 

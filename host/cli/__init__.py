@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
+from importlib import import_module
 
 from host.cli.options import parser
 from host.cli.out import be_lenient, drop_output, report
@@ -19,7 +21,8 @@ def main(argv: list[str]) -> int:
     be_lenient()
     args = arguments(argv)
     # `chat`, `ask` and `run` take the keys out themselves, and may be told to use them.
-    if args.command not in {"chat", "ask", "run"} and any(name.startswith("ANTHROPIC_") for name in os.environ):
+    keeps_keys = args.command in {"first", "chat", "ask", "run"}
+    if not keeps_keys and any(name.startswith("ANTHROPIC_") for name in os.environ):
         from host.credentials.environment import take_from_environment
 
         take_from_environment(os.environ, use=False)
@@ -45,35 +48,19 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     args = top.parse_args(argv)
     if args.command is None:
         args = top.parse_args([*argv, "chat"])
+        args.command = "first"  # the chat, and before it, in a home where nothing was ever done, its set-up
     for name in ("home", "engine", "group"):
         args.__dict__.setdefault(name, None)
     for name in ("json", "quiet", "key_from_environment"):
         args.__dict__.setdefault(name, False)
     if args.command in {"groups", "tasks", "mounts"}:
         args.action = args.action or "list"
+    elif args.command == "image":
+        args.action = args.action or "info"
     return args
 
 
 def dispatch(args: argparse.Namespace) -> int:
-    match args.command:
-        case "chat":
-            from host.cli.chat import chat as command
-        case "ask":
-            from host.cli.ask import ask as command
-        case "run":
-            from host.cli.run import run as command
-        case "status":
-            from host.cli.status import status as command
-        case "groups":
-            from host.cli.groups import groups as command
-        case "tasks":
-            from host.cli.tasks import tasks as command
-        case "mounts":
-            from host.cli.mounts import mounts as command
-        case "doctor":
-            from host.cli.doctor import doctor as command
-        case "drill":
-            from host.cli.drill import drill as command
-        case _:
-            from host.cli.version import version as command
+    """Every command is a function of its own name in a module of its own name beside this one."""
+    command: Callable[[argparse.Namespace], int] = getattr(import_module(f"host.cli.{args.command}"), args.command)
     return command(args)

@@ -91,19 +91,21 @@ class Asking:
         self._show.clear()
         reply = self._reply
         answered = ended["outcome"] == "done"
-        text = reply["text"] if reply else ""
-        if self._args.json:
-            emit(True, {"outcome": ended["outcome"], "reply": text, "said": self._says, "turn": ended["turn"]}, "")
-        elif answered and text:
-            write(text)
-        elif not answered:
-            report(text or f"the turn ended without a reply ({ended['outcome']})")
+        self._tell(ended, reply["text"] if reply else "")
         if self.status != INTERRUPTED:
             self.status = 0 if answered else 1
         if reply is None:
             self._loop.stop()
         else:  # S4 is the host's to write: leave when it says so
             self._session.request(control.Ack(reply["out"]))
+
+    def _tell(self, ended: Event, text: str) -> None:
+        if self._args.json:
+            emit(True, {"outcome": ended["outcome"], "reply": text, "said": self._says, "turn": ended["turn"]}, "")
+        elif ended["outcome"] != "done":
+            report(text or f"the turn ended without a reply ({ended['outcome']})")
+        elif text:
+            write(text)
 
     def _fail(self, event: Event) -> None:
         if self._failed:

@@ -59,7 +59,7 @@ def _record(home: Home, found: Image, kept: dict[str, Record]) -> dict[str, Any]
     taken = images.pinned(home) if found.id != images.brought(home.cache).id else None
     known = taken or kept.get(found.id) or Record(found.id, found.build, found.manifest)
     return {**parcels.describe(known), "from": images.origin(home, found), "unpacked": unpacked(found),
-            "folder": str(found.archive.parent)}  # fmt: skip
+            "folder": str(found.archive.parent), "stale": images.stale(home, found)}  # fmt: skip
 
 
 def unpacked(found: Image) -> str:
@@ -76,6 +76,8 @@ def as_text(record: dict[str, Any]) -> str:
         f"           {used['from']}{contents(used)}",
         f"unpacked   {used['unpacked']} ({used['folder']})",
     ]
+    if used["stale"]:
+        lines += [f"note       {used['stale']}", "           make it again: nanoclaw image build --again"]
     for other in record["others"]:
         lines += [f"also here  {other['id']}", f"           taken in{contents(other)}; not used"]
     if record["others"]:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
+from host.carried import VERSION
 from host.cli.out import report
 
 DESCRIPTION: Final = """\
@@ -95,7 +96,7 @@ whether it is well, and if not, what to do. Exit status 1 if something must be m
 DOCTOR_EXAMPLES: Final = """\
 examples:
   nanoclaw doctor
-  nanoclaw doctor --offline          without asking the model's endpoint for an answer
+  nanoclaw doctor --offline          ask nobody outside of this machine; say what is needed from there
   nanoclaw doctor --json             for programs"""
 
 
@@ -122,12 +123,16 @@ def parser(argv: Sequence[str]) -> Parser:
         parents=[common],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action="version", version=f"nanoclaw {VERSION}")
     command = commands_of(top, common, dest="command", metavar="COMMAND", title="commands")
     _talking(command)
     groups = command("groups", "the chats that the assistant takes part in", GROUPS, GROUPS_EXAMPLES)
     tasks = command("tasks", "what the assistant does at set times", TASKS, TASKS_EXAMPLES)
     mounts = command("mounts", "which folders of this machine groups may be given", MOUNTS, MOUNTS_EXAMPLES)
     _looking(command)
+    from host.cli import options_program
+
+    options_program.add_program(command, common, argv)
     if not {"groups", "tasks", "mounts"}.isdisjoint(argv):
         from host.cli import options_groups, options_tasks
 
@@ -192,7 +197,7 @@ def _looking(command: Commands) -> None:
     command("run", "run the host in the foreground", RUN)
     command("status", "what the host is doing", STATUS)
     doctor = command("doctor", "look for what is wrong, and say what to do", DOCTOR, DOCTOR_EXAMPLES)
-    doctor.add_argument("--offline", action="store_true", help="ask nothing of the model's endpoint")
+    doctor.add_argument("--offline", action="store_true", help="ask nobody outside, and say what is needed from there")
     drill = command("drill", "attack this installation and show what held", DRILL)
     drill.add_argument("--only", metavar="WHAT", default=None, help="one promise (P1) or one probe, by name")
     command("version", "print the version", "Print the version.")

@@ -6,8 +6,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from host.errors import UserError
 
@@ -68,6 +69,18 @@ def paint(text: str, code: str, stream: TextIO) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if coloured(stream) else text
 
 
+BAR: Final = 20
+
+
+def with_bar(text: str) -> str:
+    """`unpacking: 40 %` with a bar between; anything else as it is."""
+    found = re.match(r"(.*): (\d{1,3}) %\Z", text)  # compiled when first needed: every start imports this
+    if found is None:
+        return text
+    done = min(BAR, int(found[2]) * BAR // 100)
+    return f"{found[1]} [{'#' * done}{'.' * (BAR - done)}] {found[2]} %"
+
+
 class Progress:
     """What takes long, on standard error: one line that changes at a terminal, a line each elsewhere."""
 
@@ -82,7 +95,7 @@ class Progress:
             return
         self._last = text
         if self._live:
-            sys.stderr.write(f"\r\x1b[K{paint(text, '2', sys.stderr)}")
+            sys.stderr.write(f"\r\x1b[K{paint(with_bar(text), '2', sys.stderr)}")
             self._shown = True
         else:
             sys.stderr.write(f"{text}\n")

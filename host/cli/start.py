@@ -67,7 +67,7 @@ def announce(args: argparse.Namespace, parts: Parts, app: App) -> None:
         return
     if app.rehearsing:
         note("no key is configured: a rehearsal script answers, not an AI")
-        note(f"to use a model, put ANTHROPIC_API_KEY=… into {parts.home.config / '.env'} (mode 0600)")
+        note(f"to use a model: nanoclaw setup, or ANTHROPIC_API_KEY=… in {parts.home.config / '.env'} (mode 0600)")
     if args.command == "run":
         note(f"sandboxes by {parts.enforcement.engine} {parts.enforcement.version}")
         for control, why in parts.enforcement.missing.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from host.credentials.dotenv import Credentials, read
-from host.credentials.endpoint import DEFAULT_URL, endpoint
+from host.credentials.endpoint import DEFAULT_URL, endpoint, is_here
 from host.credentials.environment import take_from_environment
 from host.credentials.scrub import Scrubber, StreamScrubber
 
@@ -13,6 +13,7 @@ __all__ = [
     "Scrubber",
     "StreamScrubber",
     "endpoint",
+    "is_here",
     "read",
     "take_from_environment",
 ]

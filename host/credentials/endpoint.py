@@ -42,6 +42,14 @@ def endpoint(base_url: str | None) -> Endpoint:
     return Endpoint(f"{url.scheme}://{where}{url.path.rstrip('/')}", host, port, tls=url.scheme == "https")
 
 
+def is_here(endpoint: Endpoint) -> bool:
+    """Whether it is this machine, as far as its address says."""
+    try:
+        return ipaddress.ip_address(endpoint.host).is_loopback
+    except ValueError:
+        return endpoint.host == "localhost"
+
+
 def _is_host(host: str) -> bool:
     if ":" in host:
         try:

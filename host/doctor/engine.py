@@ -15,6 +15,7 @@ from host import config as configuration
 from host import images, parcels
 from host.config import groups as of_groups
 from host.doctor.home import registered
+from host.doctor.outside import remote_docker
 from host.doctor.program import runner_digest
 from host.doctor.readback import PROGRAM, facts, judged
 from host.doctor.subject import Subject
@@ -48,13 +49,19 @@ def image(subject: Subject) -> Iterator[Finding]:
     if found.rootfs.is_dir():
         parcels.check_rootfs(found)
     subject.image = found
+    if old := images.stale(subject.home, found):
+        yield warning("sandbox image", old, "nanoclaw image build --again")
     whole = "unpacked and unaltered" if found.rootfs.is_dir() else "not unpacked here"
     origin = images.origin(subject.home, found)
     yield ok("sandbox image", f"{found.id[:19]}… {origin}, {whole} ({found.archive.parent})")
 
 
 def engine(subject: Subject) -> Iterator[Finding]:
-    subject.engine, subject.enforcement = choose(_asked_for(subject))
+    name, closed = _asked_for(subject), _not_asked(subject)
+    if name in closed:
+        yield warning("engine", closed[name], "look again with a network, and without --offline")
+        return
+    subject.engine, subject.enforcement = choose(name, closed)
     yield ok("engine", f"{subject.enforcement.engine} {subject.enforcement.version}")
 
 
@@ -64,8 +71,12 @@ def others(subject: Subject) -> Iterator[Finding]:
     if subject.engine is None and name == "auto":
         return
     chosen = subject.engine.name if subject.engine else name
+    closed = _not_asked(subject)
     for each, make in ENGINES.items():
         if each == chosen:
+            continue
+        if each in closed:
+            yield ok(f"also: {each}", closed[each])
             continue
         try:
             found = make().probe()
@@ -77,6 +88,12 @@ def others(subject: Subject) -> Iterator[Finding]:
 
 def _asked_for(subject: Subject) -> str:
     return configuration.engine_name(subject.engine_flag, os.environ, subject.settings)
+
+
+def _not_asked(subject: Subject) -> dict[str, str]:
+    """Engine → why nobody asks whether it works."""
+    where = remote_docker(os.environ) if subject.offline else ""
+    return {"docker": f"not asked, as you said: its daemon is on another machine ({where})"} if where else {}
 
 
 def enforced(subject: Subject) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from host.doctor import endpoint, engine, home, machine, program
+from host.doctor import endpoint, engine, home, machine, outside, program
 from host.doctor.subject import Subject
 from host.doctor.words import Finding, failure
 from host.errors import EngineError, UserError
@@ -35,6 +35,7 @@ LOOKS: Final[dict[str, Look]] = {
     "sandbox": engine.sandbox,
     "left behind": engine.left_behind,
     "model": endpoint.model,
+    "from outside": outside.needs,
 }
 SELF_BOUNDED: Final = frozenset({"engine", "other engines", "sandbox", "left behind"})
 """All that these wait for are programs and sandboxes, with time limits of their own; and a loop is of the main

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from host import source
+from host import bundle, source
 from host.doctor.subject import Subject
 from host.doctor.words import Finding, ok
 
@@ -18,7 +18,7 @@ RUNNER: Final = source.ROOT / "runner"
 
 
 def program(subject: Subject) -> Iterator[Finding]:
-    runs = Path(sys.executable) if getattr(sys, "frozen", False) else source.ROOT
+    runs = bundle.executable() if bundle.frozen() else source.ROOT
     who = "as root" if os.geteuid() == 0 else f"as user {os.geteuid()}"
     yield ok("program", f"NanoClaw {subject.version} in {runs}, {who}")
     yield ok("python", f"{platform.python_version()}, {sys.executable}")

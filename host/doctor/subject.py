@@ -18,7 +18,7 @@ class Subject:
     engine_flag: str | None = None
     """`--engine`, or NANOCLAW_ENGINE."""
     offline: bool = False
-    """Nothing is asked of the model's endpoint."""
+    """Nobody outside of this machine is asked anything; what would be is named instead."""
     progress: Callable[[str], None] = lambda text: None
     """Told what takes long."""
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from host import bundle
 from host.engines import seccomp
 from host.engines.base import (
     ENVIRONMENT,
@@ -30,10 +31,12 @@ from host.engines.base import (
     run,
     start_command,
 )
-from host.errors import EngineError
+from host.errors import EngineError, UserError
 from host.model import Enforcement, Image, Launch, Resources, Spec
 
 PROBE_SECONDS: Final = 10.0
+PARCEL: Final = "bubblewrap"
+CARRIED: Final = "carried in this program"
 OLDEST: Final = (0, 8)
 """The first version with all the options used here, `--disable-userns` among them."""
 SHARED_MEMORY_BYTES: Final = 64 * 1024 * 1024
@@ -133,7 +136,8 @@ def host_paths(spec: Spec) -> bytes:
 
 
 class Bubblewrap:
-    """bwrap, wherever it is. Nothing of a sandbox outlives the process that was launched."""
+    """bwrap: the system's if it works, else the one that the built program carries. Nothing of a sandbox outlives the
+    process that was launched."""
 
     name = "bubblewrap"
     wants_rootfs = True
@@ -142,15 +146,28 @@ class Bubblewrap:
 
     def __init__(self, program: str | None = None, root: bool | None = None) -> None:
         self.program = program or find("bwrap") or "bwrap"
+        self.may_be_carried = program is None
         self.root = os.geteuid() == 0 if root is None else root
 
     def probe(self) -> Enforcement:
+        """The system's first: an AppArmor profile that lets a program make user namespaces goes by its path."""
+        try:
+            return self._probe("")
+        except EngineError:
+            carried = carried_program() if self.may_be_carried else None
+            if carried is None:
+                raise
+        # What the machine forbids, it forbids to both; that one is missing or too old no longer matters.
+        self.program = str(carried)
+        return self._probe(f", {CARRIED}")
+
+    def _probe(self, note: str) -> Enforcement:
         if find(self.program) is None:
             raise EngineError("bubblewrap is not installed", "install it: sudo apt install bubblewrap")
         version = self._version()
         seccomp.program(os.uname().machine)
         self._try()
-        return Enforcement("bubblewrap", version, missing_controls())
+        return Enforcement("bubblewrap", version + note, missing_controls())
 
     def load(self, image: Image, progress: Callable[[str], None]) -> None:
         for name in ("usr/bin/python3", "usr/bin/prlimit", "usr/bin/choom", "usr/bin/setpriv", "usr/bin/env"):
@@ -205,6 +222,16 @@ class Bubblewrap:
         wanted = {"CapEff": "0" * 16, "NoNewPrivs": "1", "Seccomp": "2"}
         if wrong := [name for name, value in wanted.items() if found.get(name) != value]:
             raise EngineError(f"bubblewrap makes sandboxes here that do not hold: {', '.join(wrong)}")
+
+
+def carried_program() -> Path | None:
+    """The bwrap that the built program carries, unpacked; None if it carries none."""
+    if bundle.carried(PARCEL) is None:
+        return None
+    try:
+        return bundle.unpack(PARCEL, bundle.cache(), lambda _: None) / "bwrap"  # a moment's work
+    except UserError as e:
+        raise EngineError(str(e), *e.hints) from e
 
 
 def trial_argv(program: str, root: bool, fd: int) -> tuple[str, ...]:

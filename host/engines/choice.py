@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from host.engines.apple import Apple
@@ -22,24 +22,27 @@ ENGINES: Final[dict[str, Callable[[], Engine]]] = {
 }
 
 
-def choose(name: str) -> tuple[Engine, Enforcement]:
-    """The engine called `name`, or for `auto` the first that works here, and what it enforces.
+def choose(name: str, without: Collection[str] = ()) -> tuple[Engine, Enforcement]:
+    """The engine called `name`, or for `auto` the first that works here and is not among `without`, and what it
+    enforces.
 
     `UserError` for a name there is no engine of, `EngineError` when none works: there is no falling back to
     running without a sandbox.
     """
     if name == "auto":
-        return _first()
+        return _first(without)
     if name not in ENGINES:
         raise UserError(f"there is no engine called {name!r}", f"choose one of: auto, {', '.join(ENGINES)}", status=2)
     engine = ENGINES[name]()
     return engine, engine.probe()
 
 
-def _first() -> tuple[Engine, Enforcement]:
+def _first(without: Collection[str]) -> tuple[Engine, Enforcement]:
     reasons: list[str] = []
     hints: list[str] = []
-    for make in ENGINES.values():
+    for name, make in ENGINES.items():
+        if name in without:
+            continue
         engine = make()
         try:
             return engine, engine.probe()

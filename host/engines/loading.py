@@ -71,7 +71,7 @@ class _Loading:
         try:
             while data := memoryview(self._archive.read(CHUNK)):
                 while data:
-                    self._tell(f"{100 * self._archive.portion():.0f} %")
+                    self._tell(f"loading the sandbox image: {100 * self._archive.portion():.0f} %")
                     if select.select([], [pipe], [], TELL_SECONDS)[1]:
                         data = data[os.write(pipe, data) :]
                     else:
@@ -92,27 +92,31 @@ class _Loading:
             try:
                 status = self._process.wait(TELL_SECONDS)
             except subprocess.TimeoutExpired:
-                self._tell(f"{waited + TELL_SECONDS:.0f} s")
+                self._tell(f"still loading the sandbox image ({waited + TELL_SECONDS:.0f} s) …")
                 continue
             if status != 0:
                 raise EngineError(
-                    f"{self._engine} could not load {self._image.archive}: {_words(self._said)[-500:]}",
+                    f"{self._engine} could not load {_name(self._image)}: {_words(self._said)[-500:]}",
                     *_room(_words(self._said)),
                 )
             return
         self._refuse_late(hints)
 
-    def _tell(self, how_far: str) -> None:
+    def _tell(self, what: str) -> None:
         if time.monotonic() >= self._told + 1:
             self._told = time.monotonic()
-            self._progress(f"{self._engine}: still loading the sandbox image ({how_far}) …")
+            self._progress(f"{self._engine}: {what}")
 
     def _refuse_late(self, hints: Sequence[str]) -> None:
         if time.monotonic() < self._began + LOAD_SECONDS:
             return
         kill_session(self._process)
-        what = f"{self._engine} did not load {self._image.archive} within {LOAD_SECONDS:.0f} seconds"
+        what = f"{self._engine} did not load {_name(self._image)} within {LOAD_SECONDS:.0f} seconds"
         raise EngineError(what, *hints)
+
+
+def _name(image: Image) -> str:
+    return f"the sandbox image {image.id[:19]}…" if image.read is not None else str(image.archive)
 
 
 def _room(untrusted_words: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from host.parcels.archive import Contents, Walk, contents_of, opened
 from host.parcels.intake import take_in
 from host.parcels.listing import altered, check_rootfs, is_unpacked
 from host.parcels.locks import hold
-from host.parcels.rootfs import BUILD_HINT, WAYS_OUT, damaged, no_room, unpack_rootfs, whole_rootfs
+from host.parcels.rootfs import BUILD_HINT, TAKEN_IN, WAYS_OUT, damaged, no_room, unpack_rootfs, whole_rootfs
 from host.parcels.saving import save, verify
 from host.parcels.shelf import (
     ID,
@@ -30,6 +30,7 @@ __all__ = [
     "BUILD_HINT",
     "CHUNK",
     "ID",
+    "TAKEN_IN",
     "WAYS_OUT",
     "AlteredError",
     "Contents",

@@ -158,7 +158,11 @@ def _fact(export: tarfile.TarFile, member: tarfile.TarInfo) -> Fact | None:
 
 
 def _resolved(export: tarfile.TarFile, member: tarfile.TarInfo) -> tarfile.TarInfo:
-    return export.getmember(member.linkname) if member.islnk() else member
+    for _ in range(8):  # a link to a link to …: engines write none
+        if not member.islnk():
+            break
+        member = export.getmember(member.linkname)
+    return member
 
 
 def _refuse(name: str, fact: Fact, before: Fact | None) -> None:
@@ -252,11 +256,15 @@ def write(path: Path, image: Image, ours: Known, layer: IO[bytes], new: canonica
 
 
 class _Telling:
-    """Passes on what it reads, and tells how far the whole is."""
+    """Passes on what it reads, and tells how far the whole is. As many bytes as were asked for: `tarfile` takes fewer
+    for the end, and a stream that is uncompressed gives what it has."""
 
     def __init__(self, read: Callable[[int], bytes], tell: Callable[[], None]) -> None:
         self._read, self._tell = read, tell
 
     def read(self, size: int) -> bytes:
         self._tell()
-        return self._read(size)
+        data = bytearray()
+        while len(data) < size and (more := self._read(size - len(data))):
+            data += more
+        return bytes(data)

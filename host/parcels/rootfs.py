@@ -77,13 +77,15 @@ def damaged(image: Image, how: str) -> UserError:
     what = f"the sandbox image {image.archive} was altered or is damaged: {how}"
     if image.read is None:
         return UserError(what, f"remove it: rm -r {image.archive.parent}", f"then {BUILD_HINT}", status=69)
-    if image.archive.exists():
+    if image.archive.name == TAKEN_IN:
         return UserError(what, *WAYS_OUT, status=69)
     return UserError(
         f"the sandbox image within the program was altered or is damaged: {how}", "get the program anew", status=69
     )
 
 
+TAKEN_IN: Final = "image.tar.xz"
+"""What the archive of an image is called that came from a file, or was made by `nanoclaw image build`."""
 WAYS_OUT: Final = (
     "take it in again: nanoclaw image load FILE --accept (or make it again: nanoclaw image build --again)",
     "or go back to the one that NanoClaw brings: nanoclaw image accept carried",

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Final
 from host.errors import UserError
 from host.model import Archive, Image
 from host.parcels import locks
-from host.parcels.rootfs import BUILD_HINT, WAYS_OUT
+from host.parcels.rootfs import BUILD_HINT, TAKEN_IN, WAYS_OUT
 from host.parcels.streams import Progress, Xz
 
 ID: Final = re.compile(r"sha256:([0-9a-f]{64})\Z")
@@ -115,7 +115,7 @@ def _image(cache: Path, record: Record, archive: str, read: Callable[[], Archive
 
 def taken_in(cache: Path, record: Record) -> Image:
     """An image that was taken in, as `record` (the pin's) has it; `UserError` if it is not there any more."""
-    archive = cache / "image" / record.id.removeprefix("sha256:") / "image.tar.xz"
+    archive = cache / "image" / record.id.removeprefix("sha256:") / TAKEN_IN
     if not archive.is_file():
         raise UserError(f"the image that you accepted is not in {archive.parent} any more", *WAYS_OUT, status=69)
     return _image(cache, record, archive.name, lambda: Xz(archive.open("rb"), archive.stat().st_size))
@@ -159,7 +159,7 @@ def settle(cache: Path, new: Path, record: Record) -> Image:
         with path.open("rb") as f:
             os.fsync(f.fileno())
     folder.mkdir(mode=0o700, exist_ok=True)
-    new.replace(folder / "image.tar.xz")
+    new.replace(folder / TAKEN_IN)
     note.replace(folder / RECORD)
     folder.touch()
     return taken_in(cache, record)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from host import bundle
 from host.model import Endpoint
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -33,7 +34,7 @@ class Rehearsal:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(fd,),
-                cwd=ROOT,
+                cwd="/" if bundle.frozen() else ROOT,
                 env=_environment(),
             )
             port: int = listening.getsockname()[1]
@@ -63,9 +64,9 @@ class Rehearsal:
 
 
 def command(fd: int) -> list[str]:
-    """The frozen executable is its own interpreter and has the server as a subcommand; from source, `-S -E`
-    skip what the server does not need and halve its start."""
-    if getattr(sys, "frozen", False):
+    """The frozen program, as it was unpacked, is its own interpreter and has the server as a subcommand; from source,
+    `-S -E` skip what the server does not need and halve its start."""
+    if bundle.frozen():
         return [sys.executable, "rehearsal-server", "--fd", str(fd)]
     return [sys.executable, "-S", "-E", "-m", "host.rehearsal.server", "--fd", str(fd)]
 

@@ -83,7 +83,7 @@ class Terminal:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             os.execvpe(argv[0], argv, environment(TERM="xterm"))
-        self.seen = ""
+        self.seen = self.all = ""
 
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())
@@ -93,7 +93,9 @@ class Terminal:
         while not re.search(pattern, self.seen):
             ready, _, _ = select.select([self._fd], [], [], max(0, end - time.monotonic()))
             assert ready, f"no {pattern!r} in {self.seen!r}"
-            self.seen += os.read(self._fd, 65536).decode("utf-8", "replace")
+            more = os.read(self._fd, 65536).decode("utf-8", "replace")
+            self.seen += more
+            self.all += more
         self.seen = self.seen[re.search(pattern, self.seen).end() :]  # type: ignore[union-attr]
 
     def wait(self) -> int:

@@ -124,11 +124,28 @@ def test_a_database_that_is_damaged(home: Path, engine: str) -> None:
 
 
 def test_an_image_that_was_altered(home: Path, engine: str, image_copy: Path) -> None:
+    """The unpacked copy is made anew, and what had been put into it runs in no sandbox; with an archive that is not
+    what its digests say there is nothing to make it from."""
     altered = next(image_copy.glob("*/rootfs/opt/nanoclaw/runner/agent.py"))
     if engine == "docker":
         pytest.skip("docker keeps its own copy of the image, by digest")
-    altered.chmod(0o644)
-    altered.write_bytes(b"print('hello')\n")
+    was = altered.read_bytes()
+
+    def alter() -> None:
+        altered.chmod(0o644)
+        altered.write_bytes(b"print('hello')\n")
+
+    alter()
+    done = nanoclaw(home, engine, "ask", "repeat x")
+    assert (done.returncode, done.stdout) == (0, "x\n")
+    assert "was altered" in done.stderr
+    assert altered.read_bytes() == was
+
+    alter()
+    archive = next(image_copy.glob("*/image.tar"))
+    data = bytearray(archive.read_bytes())
+    data[len(data) // 2] ^= 1
+    archive.write_bytes(data)
     says(nanoclaw(home, engine, "ask", "repeat x"), 69, "altered")
 
 

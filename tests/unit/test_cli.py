@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from host import config, store
-from host.cli import main, tables
+from host.cli import main, out, tables
 from host.cli.desk import request
 from host.errors import UserError
 
@@ -444,3 +444,10 @@ def test_what_prints_and_leaves_loads_little() -> None:
         done = subprocess.run([sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True, text=True, check=True)
         few = ("host.cli", "host.errors", "host.cli.out", "host.cli.options", "host.cli.version", "host.carried")
         assert all(name.startswith("host.cli.options") or name in few for name in eval(done.stderr)), done.stderr
+
+
+def test_percents_get_a_bar_at_a_terminal_and_nothing_else_does() -> None:
+    assert out.with_bar("unpacking: 40 %") == "unpacking [########............] 40 %"
+    assert out.with_bar("unpacking: 100 %") == f"unpacking [{'#' * 20}] 100 %"
+    assert out.with_bar("unpacking: 999 %") == f"unpacking [{'#' * 20}] 999 %"
+    assert out.with_bar("40 % of it") == "40 % of it"

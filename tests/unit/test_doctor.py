@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -14,11 +16,14 @@ from typing import Any
 import pytest
 
 from host import control
-from host.config import Home, prepare
+from host.config import Home, load, prepare
 from host.doctor import FAILURE, OK, WARNING, Finding, Subject, examine, record
 from host.doctor import endpoint as endpoints
+from host.doctor import engine as engines
 from host.doctor import home as homes
 from host.doctor import machine as machines
+from host.doctor import outside as outsides
+from host.errors import EngineError
 from host.house import registered
 from host.model import Endpoint
 from host.store import Store
@@ -461,4 +466,85 @@ def test_offline_nothing_is_asked_and_what_is_needed_is_said(subject: Subject) -
     write(subject.home.config / ".env", "ANTHROPIC_BASE_URL=http://127.0.0.1:9\n")
     subject.offline = True
     (finding,) = endpoints.model(subject)
-    assert (finding.state, "127.0.0.1:9, and nothing else" in finding.found) == (OK, True)
+    assert (finding.state, "127.0.0.1:9; not asked" in finding.found) == (OK, True)
+
+
+# --- offline ------------------------------------------------------------------------------------------------
+
+
+def outside(subject: Subject) -> list[str]:
+    subject.offline = True
+    return [finding.found for finding in outsides.needs(subject)]
+
+
+def test_offline_names_all_that_is_needed_from_outside(subject: Subject) -> None:
+    assert list(outsides.needs(subject)) == [], "it is for --offline"
+    assert outside(subject)[:2] == [
+        "for the model: nothing, a rehearsal script answers",
+        "for groups' tools: nothing, no group has allow_hosts",
+    ]
+    write(subject.home.config / ".env", f"ANTHROPIC_API_KEY={KEY}\n")
+    assert outside(subject)[0] == "for the model: api.anthropic.com:443, and it alone"
+    write(subject.home.config / ".env", "ANTHROPIC_BASE_URL=http://127.0.0.1:11434\n")
+    assert outside(subject)[0] == "for the model: 127.0.0.1:11434, which is this machine"
+    with contextlib.closing(Store(subject.home.data / "nanoclaw.db")) as store:
+        registered(store)
+    settings = '[groups.main]\nallow_hosts = ["a.example", "*.b.example:8443"]\n'
+    write(subject.home.config / "config.toml", 'grantable_hosts = ["c.example"]\n' + settings)
+    subject.config = load(subject.home)
+    assert outside(subject)[1:3] == [
+        "for groups' tools: main: a.example, *.b.example:8443",
+        "and what main may grant to groups: c.example",
+    ]
+    write(subject.home.config / ".env", f"ANTHROPIC_API_KEY={KEY}\n", 0o644)
+    assert KEY[:12] not in json.dumps(outside(subject))
+
+
+def test_offline_asks_nobody(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: Any, **more: Any) -> Any:
+        raise AssertionError("a network was used")
+
+    write(subject.home.config / ".env", f"ANTHROPIC_API_KEY={KEY}\n")
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    subject.offline = True
+    found = next(endpoints.model(subject))
+    assert (found.state, "not asked, as you said" in found.found) == (OK, True)
+
+
+def test_offline_asks_no_docker_of_another_machine(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = tmp_path / "asked"
+    (tmp_path / "docker").write_text(f"#!/bin/sh\n: >{asked}\nexit 1\n")
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
+    subject.engine_flag = "docker"
+    subject.offline = True
+    assert [(f.state, "192.0.2.1" in f.found) for f in engines.engine(subject)] == [(WARNING, True)]
+    subject.engine_flag = "auto"
+    with pytest.raises(EngineError):
+        list(engines.engine(subject))
+    subject.engine_flag = "bubblewrap"
+    assert "192.0.2.1" in found(engines.others(subject), "also: docker").found
+    assert not asked.exists()
+    subject.offline = False
+    list(engines.others(subject))
+    assert asked.exists(), "so it would have been asked"
+
+
+def test_which_machine_docker_is_on_is_known_as_its_program_knows_it(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path)}
+    assert outsides.remote_docker(environ) == ""
+    assert outsides.remote_docker({**environ, "DOCKER_HOST": "unix:///run/docker.sock"}) == ""
+    assert outsides.remote_docker({**environ, "DOCKER_HOST": "ssh://pi"}) == "ssh://pi"
+    folder = tmp_path / ".docker" / "contexts" / "meta" / hashlib.sha256(b"pi").hexdigest()
+    folder.mkdir(parents=True)
+    (folder / "meta.json").write_text('{"Endpoints": {"docker": {"Host": "tcp://pi:2376"}}}')
+    assert outsides.remote_docker({**environ, "DOCKER_CONTEXT": "pi"}) == "tcp://pi:2376"
+    (tmp_path / ".docker" / "config.json").write_text('{"currentContext": "pi"}')
+    assert outsides.remote_docker(environ) == "tcp://pi:2376"
+    assert outsides.remote_docker({**environ, "DOCKER_CONTEXT": "default"}) == ""
+    (tmp_path / ".docker" / "config.json").write_text("[")
+    assert outsides.remote_docker(environ) == ""

@@ -19,6 +19,7 @@ MAY = {
     "credentials.endpoint": "parses a URL (urllib.parse)",
     "credentials.scrub": "knows how URLs escape (urllib.parse)",
     "doctor.endpoint": "asks the configured endpoint, and no other, whether it answers",
+    "setup.server": "asks the model server whose address the person gives it, and no other, whether it is one",
     "rehearsal.child": "listens on loopback",
     "rehearsal.server": "answers on loopback",
 }

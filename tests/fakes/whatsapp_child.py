@@ -1,0 +1,14 @@
+"""Runs the WhatsApp program from this checkout with the library in the folder that NEONIZE_FROM names."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, os.environ["NEONIZE_FROM"])
+
+from whatsapp.__main__ import main
+
+main()
