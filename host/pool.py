@@ -255,10 +255,21 @@ def identity(folder: Path) -> tuple[int, int]:
 def own_folder(folder: Path, target: str, readonly: bool, uid: int, gid: int) -> Mount:
     """A folder of ours, made if it is not there and owned by the sandbox's user: a host that is root writes
     there all the same, and nobody else needs to. Its parents are the host's own, which no agent can write."""
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):  # whatever it is: `identity` says so, also of a link to nowhere
-        folder.mkdir(mode=0o700)
-    made = identity(folder)
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # whatever it is: `identity` says so, also of a link to nowhere
+            folder.mkdir(mode=0o700)
+        made = identity(folder)
+        _hand_over(folder, uid, gid)
+    except PermissionError as e:  # another user's, of a host that ran as root
+        mine = f"make it yours: sudo chown -R {uid}:{gid} {folder}"
+        raise UserError(f"cannot use the folder {folder}: {e.strerror}", mine) from e
+    except OSError as e:
+        raise UserError(f"cannot use the folder {folder}: {e.strerror}") from e
+    return Mount(folder, target, readonly, made)
+
+
+def _hand_over(folder: Path, uid: int, gid: int) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(handle)
@@ -267,4 +278,3 @@ def own_folder(folder: Path, target: str, readonly: bool, uid: int, gid: int) ->
         os.fchmod(handle, 0o700)
     finally:
         os.close(handle)
-    return Mount(folder, target, readonly, made)

@@ -2,8 +2,8 @@
 
     python3 build/native/build.py [--arch x86_64|aarch64] [--only launcher|bubblewrap|python]
 
-Everything is made into .build/ARCH/ and made anew only if what it is made from changed. Needs tclsh, perl and make, and
-the first time a network that reaches PyPI and Debian.
+Everything is made into .build/ARCH/ and made anew only if what it is made from changed. Needs tclsh, perl, patch and
+make, and the first time a network that reaches PyPI and Debian.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,20 +25,21 @@ from typing import Final
 import bubblewrap
 import cpython
 import launcher
+import libraries
 import sources
 import toolchain
 from sources import BuildError
 from toolchain import OUT, ROOT
 
 HERE: Final = Path(__file__).parent
-PACKAGES: Final = {"make": "make", "perl": "perl", "tclsh": "tcl"}
+PACKAGES: Final = {"make": "make", "patch": "patch", "perl": "perl", "tclsh": "tcl"}
 """Program → Debian package."""
 
 # What is made, of which sources, and which files of this tree say how.
 PARTS: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "launcher": (("zlib",), ("launcher.py",)),
     "bubblewrap": (("bubblewrap", "libcap"), ("bubblewrap.py",)),
-    "python": (("zlib", "xz", "libffi", "sqlite", "openssl", "python"), ("cpython.py", "glibc.py")),
+    "python": (("python", *libraries.MAKERS), ("cpython.py", "glibc.py", "libraries.py")),
 }
 STARTED: Final = time.monotonic()
 
@@ -80,62 +81,83 @@ def missing() -> list[str]:
 
 def ensure(name: str, arch: str) -> None:
     """One part, unless it is there and made from just this."""
-    out = OUT / arch / name
-    record = out.with_name(f"{name}.inputs")
-    inputs = digest(name, arch)
-    if out.is_dir() and record.is_file() and record.read_text() == inputs:
+    wanted, recipes = PARTS[name]
+    out, inputs = OUT / arch / name, digest(name, arch, wanted, recipes)
+    if current(out, inputs):
         return
     toolchain.ensure_venv()
-    build_python = None
-    if name == "python" and arch != "x86_64":
-        ensure("python", "x86_64")
-        build_python = OUT / "x86_64" / "python" / "bin" / "python3.13"
-    say(f"building {name} for {arch}")
+    if name == "python":
+        machine = os.uname().machine
+        by = None
+        if arch != machine:
+            ensure("python", machine)
+            by = OUT / machine / "python" / "bin" / "python3.13"
+        found = {each: library(each, arch) for each in libraries.MAKERS}
+        made(f"{name} for {arch}", out, inputs,
+             lambda work, new: cpython.build(unpacked("python", work), found, work, new, arch, by))  # fmt: skip
+        return
+    recipe = {"launcher": launcher.build, "bubblewrap": bubblewrap.build}[name]
+    made(f"{name} for {arch}", out, inputs,
+         lambda work, new: recipe({each: unpacked(each, work) for each in wanted}, work, new, arch))  # fmt: skip
+
+
+def library(name: str, arch: str) -> Path:
+    """One of those that CPython stands on."""
+    out, inputs = OUT / arch / "libraries" / name, digest(name, arch, (name,), ("libraries.py",))
+    if not current(out, inputs):
+        made(f"{name} for {arch}", out, inputs,
+             lambda work, new: libraries.build(name, unpacked(name, work), work, new, arch))  # fmt: skip
+    return out
+
+
+def current(out: Path, inputs: str) -> bool:
+    record = out.with_name(f"{out.name}.inputs")
+    return out.is_dir() and record.is_file() and record.read_text() == inputs
+
+
+def made(what: str, out: Path, inputs: str, make: Callable[[Path, Path], None]) -> None:
+    """The folder `out`, whole; `make` is given a folder to work in and the name of one to make."""
+    say(f"building {what}")
+    record = out.with_name(f"{out.name}.inputs")
     record.unlink(missing_ok=True)
     with workspace() as work:
-        folders = {each: unpacked(each, work) for each in PARTS[name][0]}
-        maker(name, arch, build_python)(folders, work, out)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(inputs)
-    say(f"{name} for {arch} is built")
-
-
-def maker(name: str, arch: str, build_python: Path | None) -> Callable[[dict[str, Path], Path, Path], None]:
-    def make(folders: dict[str, Path], work: Path, out: Path) -> None:
-        fresh = work / "out"
-        if name == "python":
-            cpython.build(folders, work, fresh, arch, build_python)
-        elif name == "bubblewrap":
-            bubblewrap.build(folders, work, fresh, arch)
-        else:
-            launcher.build(folders, work, fresh, arch)
+        new = work / "out"
+        make(work, new)
+        require_no_path(new, ROOT)
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(fresh, out, symlinks=True)
+        shutil.move(new, out)
+    record.write_text(inputs)
+    say(f"{what} is built")
 
-    return make
+
+def require_no_path(made: Path, folder: Path) -> None:
+    """Nothing that is made tells where: it would differ from build to build, and is nobody's business."""
+    name = os.fsencode(folder)
+    if found := [p for p in sorted(made.rglob("*")) if p.is_file() and not p.is_symlink() and name in p.read_bytes()]:
+        raise BuildError(f"{found[0].relative_to(made)} holds the path {folder} of what it was built in")
 
 
 def unpacked(name: str, work: Path) -> Path:
     source = sources.locked()[name]
-    return sources.unpack(sources.fetch(source, OUT / "sources"), work / f"source-{name}")
+    return sources.unpack(source, OUT / "sources", work / f"source-{name}")
 
 
 @contextmanager
 def workspace() -> Iterator[Path]:
-    """The same path in every build, as far as can be, since compilers write paths into what they make."""
+    """On the disk of what is made, so that its end is one rename."""
     OUT.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="work-", dir=OUT) as folder:
         yield Path(folder)
 
 
-def digest(name: str, arch: str) -> str:
-    """Over everything that the part is made from."""
-    wanted, files = PARTS[name]
-    hashed = hashlib.sha256(arch.encode())
+def digest(name: str, arch: str, wanted: Iterable[str], recipes: Iterable[str]) -> str:
+    """Over everything that it is made from."""
+    hashed = hashlib.sha256(f"{arch} {os.uname().machine}".encode())
     for source in wanted:
-        hashed.update(sources.locked()[source].sha256.encode())
-    paths = [HERE / "toolchain.py", HERE / "build.py", toolchain.LOCK, *(HERE / file for file in files)]
+        hashed.update(repr(sources.locked()[source]).encode())
+    every = ("build.py", "sources.py", "toolchain.py")
+    paths = [toolchain.LOCK, *(HERE / file for file in (*every, *recipes))]
     if name == "launcher":
         paths += sorted(launcher.SOURCES.glob("*.[ch]"))
     for path in paths:

@@ -46,30 +46,31 @@ def compiler(arch: str, libc: str) -> list[str]:
     return [str(wrapper("cc", target(arch, libc)))]
 
 
-def archiver(tool: str) -> str:
-    """`ar` or `ranlib`."""
-    return str(wrapper(tool, ""))
-
-
-# What CPython's and others' build systems pass to a linker that is not zig's.
+# Without the first two zig compiles for finding bugs; and what it compiles of its own beside takes a minute for each
+# set of such flags, also where a `configure` links nothing but a trial. What is said later holds.
+ALWAYS: Final = ("-O2", "-fno-sanitize=undefined", "-Wno-date-time", "-Wno-unused-command-line-argument")
+# Build systems want one word, pass what zig's linker does not know, and write the command line into what they make:
+# so the word that names this machine's folder is added here, where nobody sees it.
 WRAPPER: Final = """#!/bin/bash
 args=()
 for each in "$@"; do
     case $each in
-    -Wl,-h*) args+=("-Wl,-soname,${{each#-Wl,-h}}") ;;
+    -Wl,-h*) args+=("-Wl,-soname,${{each#-Wl,-h}}" ${{NANOCLAW_EXPORTS:+"-Wl,--version-script,$NANOCLAW_EXPORTS"}}) ;;
     -Wl,--no-as-needed | -Wl,-z,* | -print-multi-os-directory | -rdynamic) ;;
     *) args+=("$each") ;;
     esac
 done
-exec "{python}" -m ziglang {tool} {more} "${{args[@]}}"
+[ -z "$NANOCLAW_WORK" ] || args+=("-ffile-prefix-map=$NANOCLAW_WORK=/build")
+exec "{zig}" {tool} {more} "${{args[@]}}"
 """
 
 
 def wrapper(tool: str, target: str) -> Path:
-    """A program of its own, since build systems want one word: made anew where it differs."""
+    """A program of its own for the compiler, `ar` or `ranlib`: made anew where it differs."""
     path = OUT / "bin" / f"{target or 'any'}-{tool}"
-    more = f"-target {target} -Wno-date-time -Wno-unused-command-line-argument" if tool == "cc" else ""
-    text = WRAPPER.format(python=OUT / "venv" / "bin" / "python", tool=tool, more=more)
+    more = f"-target {target} {' '.join(ALWAYS)}" if tool == "cc" else ""
+    plain = '#!/bin/bash\nexec "{zig}" {tool} "$@"\n'
+    text = (WRAPPER if tool == "cc" else plain).format(zig=zig(), tool=tool, more=more)
     if not path.is_file() or path.read_text() != text:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -77,20 +78,30 @@ def wrapper(tool: str, target: str) -> Path:
     return path
 
 
+def zig() -> Path:
+    """The program in the package: its Python start-up would cost more than most files take to compile."""
+    (found,) = (OUT / "venv" / "lib").glob("python3.*/site-packages/ziglang/zig")
+    return found
+
+
 def environment(arch: str, libc: str, **more: str) -> dict[str, str]:
-    """For a build: nothing of the person's own but where programs are, and where zig keeps what it compiled before."""
+    """For a build: nothing of the person's own but where programs are, and where zig keeps what it compiled before.
+
+    The compiler and its like are named without their folder: OpenSSL and CPython write into themselves what made them.
+    """
     cache = OUT / "zig"
+    cc, ar, ranlib = compiler(arch, libc)[0], wrapper("ar", ""), wrapper("ranlib", "")
     return {
-        "PATH": os.environ.get("PATH", os.defpath),
+        "PATH": os.pathsep.join([str(OUT / "bin"), os.environ.get("PATH", os.defpath)]),
         "LC_ALL": "C",
         "TZ": "UTC",
         "HOME": str(OUT),
         "SOURCE_DATE_EPOCH": EPOCH,
         "ZIG_GLOBAL_CACHE_DIR": str(cache),
         "ZIG_LOCAL_CACHE_DIR": str(cache),
-        "CC": compiler(arch, libc)[0],
-        "AR": archiver("ar"),
-        "RANLIB": archiver("ranlib"),
+        "CC": Path(cc).name,
+        "AR": ar.name,
+        "RANLIB": ranlib.name,
         **more,
     }
 

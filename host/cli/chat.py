@@ -112,6 +112,8 @@ class Talk:
         self._watching: Event = {}
         self._running = False
         self._leaving = False
+        self._trouble = ""
+        """What the host could not do, and was said already."""
         self.status = 0
         self._session = connection.session(self._on_event, self._lost)
         self._session.request(control.Watch(self._group, HISTORY_LINES))
@@ -201,6 +203,7 @@ class Talk:
         if not intake.clean_text(text).strip():
             return
         message = uuid.uuid4().hex
+        self._trouble = ""
         self._unanswered[message] = text
         self._session.request(control.Send(message, self._group, text, self._sender))
 
@@ -284,7 +287,7 @@ class Talk:
         if event["outcome"] == "stopped":
             self._screen.say("stopped", "2")
         self._ended_upto = max(self._ended_upto, event["upto"])
-
+        self._trouble = ""
         self._leave_if_answered()
 
     def _ack(self, out: int) -> None:
@@ -296,7 +299,15 @@ class Talk:
         self._leave_if_answered()
 
     def _on_trouble(self, event: Event) -> None:
-        self._screen.say("\n".join([f"error: {event['error']}", *(f"hint: {hint}" for hint in event["hints"])]), "31")
+        """The host goes on trying, and tells each time. A person is told once; a pipe is not kept waiting for it."""
+        if event["error"] != self._trouble:
+            self._trouble = event["error"]
+            said = [f"error: {event['error']}", *(f"hint: {hint}" for hint in event["hints"])]
+            self._screen.say("\n".join(said), "31")
+        if not self._screen.live:
+            self.status = 1
+            if self._leaving:
+                self._loop.stop()
 
     def _on_refused(self, event: Event) -> None:
         self._on_trouble(event)

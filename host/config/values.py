@@ -73,7 +73,9 @@ def size(key: str, value: Any) -> int:
 
 def zone(key: str, value: Any) -> str:
     if not is_zone(text(key, value)):
-        fail(key, f"is {_shown(value)}, which this machine does not know", 'name one like "Europe/Berlin" or "UTC"')
+        some = is_zone("Europe/Berlin")
+        hint = 'name one like "Europe/Berlin" or "UTC"' if some else 'it knows none: install tzdata, or write "UTC"'
+        fail(key, f"is {_shown(value)}, which this machine does not know", hint)
     return str(value)
 
 

@@ -28,7 +28,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import IO, Final, Protocol
 
 from host.errors import EngineError
 from host.model import Enforcement, Image, Launch, Spec
@@ -207,15 +207,19 @@ def run(argv: Sequence[str], seconds: float, pass_fds: Sequence[int] = ()) -> An
     return Answer(status, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
+def unnamed() -> IO[bytes]:
+    """A file without a name, to write and to read again. In memory, since a /tmp may be full, or not be written."""
+    if not hasattr(os, "memfd_create"):  # another system than Linux
+        return tempfile.TemporaryFile()
+    return open(os.memfd_create("nanoclaw", os.MFD_CLOEXEC), "w+b")  # noqa: PTH123 (it is a descriptor)
+
+
 def readable(data: bytes) -> int:
     """A descriptor from which `data` can be read, for a program that is told its number. The caller closes it."""
-    if not hasattr(os, "memfd_create"):  # another system than Linux
-        with tempfile.TemporaryFile() as unnamed:
-            fd = os.dup(unnamed.fileno())
-    else:
-        fd = os.memfd_create("nanoclaw", os.MFD_CLOEXEC)
-    with open(fd, "wb", closefd=False) as file:
+    with unnamed() as file:
         file.write(data)
+        file.flush()
+        fd = os.dup(file.fileno())
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
 

@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from host.engines.base import Engine, clean_environment, kill_session, run
+from host.engines.base import Engine, clean_environment, kill_session, run, unnamed
 from host.engines.docker import Docker
 from host.engines.podman import Podman
 from host.errors import EngineError, UserError
@@ -44,7 +43,7 @@ class Builder:
 
     def build(self, dockerfile: Path, folder: Path, tag: str, progress: Callable[[str], None]) -> None:
         progress(f"{self.name}: building …")
-        with tempfile.TemporaryFile() as said:
+        with unnamed() as said:
             status = self._run(build_argv(self.command, dockerfile, folder, tag), BUILD_SECONDS, said, said, progress)
             if status != 0:
                 *before, last = telling(_tail(said)) or [f"exit status {status}"]
@@ -63,7 +62,7 @@ class Builder:
             raise EngineError(f"{self.name} does not give out what it built: {made.reason}")
         try:
             progress(f"{self.name}: taking out what was built …")
-            with tempfile.TemporaryFile() as said:
+            with unnamed() as said:
                 status = self._run((*self.command, "export", name), EXPORT_SECONDS, out, said, progress)
                 if status != 0:
                     why = "".join(telling(_tail(said))[-1:]) or f"exit status {status}"

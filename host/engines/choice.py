@@ -34,7 +34,7 @@ def choose(name: str, without: Collection[str] = ()) -> tuple[Engine, Enforcemen
     if name not in ENGINES:
         raise UserError(f"there is no engine called {name!r}", f"choose one of: auto, {', '.join(ENGINES)}", status=2)
     engine = ENGINES[name]()
-    return engine, engine.probe()
+    return engine, _probe(engine)
 
 
 def _first(without: Collection[str]) -> tuple[Engine, Enforcement]:
@@ -45,8 +45,16 @@ def _first(without: Collection[str]) -> tuple[Engine, Enforcement]:
             continue
         engine = make()
         try:
-            return engine, engine.probe()
+            return engine, _probe(engine)
         except EngineError as e:
             reasons.append(str(e))
             hints.extend(e.hints)
     raise EngineError("nothing here can run a sandbox: " + "; ".join(reasons), *hints)
+
+
+def _probe(engine: Engine) -> Enforcement:
+    """A machine that refuses what trying an engine takes (a folder in /tmp, a pipe) has none of it for use either."""
+    try:
+        return engine.probe()
+    except OSError as e:
+        raise EngineError(f"{engine.name} cannot be tried here: {e.strerror or e}") from e

@@ -7,12 +7,11 @@ import contextlib
 import os
 import select
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import IO, Final
 
-from host.engines.base import clean_environment, kill_session
+from host.engines.base import clean_environment, kill_session, unnamed
 from host.errors import EngineError
 from host.model import Archive, Image
 
@@ -27,7 +26,7 @@ def load_archive(
 ) -> str:
     """Run `command` followed by `load`, and say that it goes on; what it said. `EngineError` if it failed."""
     progress(f"{engine}: loading the sandbox image (once) …")
-    with tempfile.TemporaryFile() as said:
+    with unnamed() as said:
         if image.read is None:
             source = ("--input", str(image.archive))
             _Loading(engine, (*command, "load", *source), image, progress, said).wait(hints)

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -146,6 +147,7 @@ def main(argv: list[str]) -> int:
     """`--fd N`: the listening socket. The first line on stdin is the key to insist on; empty takes any."""
     parser = argparse.ArgumentParser(prog="nanoclaw rehearsal-server")
     parser.add_argument("--fd", type=int, required=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the host, whose end is ours
     listening = socket.socket(fileno=parser.parse_args(argv).fd)
     # A listening socket may be shared and non-blocking; the accept loop wants to sleep in it.
     listening.setblocking(True)
