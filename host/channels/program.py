@@ -48,6 +48,8 @@ class Command:
     folder: Path
     """Its working directory, made if it is not there, 0700: what it keeps is there."""
     env: dict[str, str] = field(default_factory=dict)
+    problem: str = ""
+    """Why it cannot be started on this machine; then it is not."""
 
 
 class Owner(Protocol):
@@ -93,6 +95,9 @@ class Program:
     # --- what its owner does ----------------------------------------------------------------------------
 
     def start(self) -> None:
+        if self._command.problem:
+            self._set("down", self._command.problem)
+            return
         self._wanted = True
         if self._process is None:
             self._launch()

@@ -249,10 +249,11 @@ _SETTINGS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "messages.max_age_hours": values.number,
     "messages.attachment": values.size,
     "messages.inbox": values.size,
+    "whatsapp.proxy": values.text,
     "accept_not_enforced": values.texts,
     "grantable_hosts": values.hosts,
 }
-_SECTIONS: Final = {"model", "limits", "groups", "messages", "channels"}
+_SECTIONS: Final = {"model", "limits", "groups", "messages", "channels", "whatsapp"}
 _TABLES: Final = {"groups", "channels"}
 
 

@@ -15,6 +15,7 @@ NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}\Z")
 OURS: Final = frozenset({"console", "whatsapp", "removed"})
 """Names of channels that NanoClaw brings itself, or uses for something else."""
 MAX_ARGUMENTS: Final = 64
+PROXY: Final = re.compile(r"(http|socks5)://[!-~]{1,300}\Z")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class ChannelSettings:
     inbox_bytes: int = 1024 * MIB
     commands: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Channel's name, and the command line that is it."""
+    whatsapp_proxy: str = ""
+    """http://… or socks5://…, for all that the WhatsApp program sends; empty: straight."""
 
 
 def parse(given: dict[str, Any], document: dict[str, Any]) -> ChannelSettings:
@@ -39,7 +42,12 @@ def parse(given: dict[str, Any], document: dict[str, Any]) -> ChannelSettings:
         attachment_bytes=given.get("messages.attachment", ChannelSettings.attachment_bytes),
         inbox_bytes=given.get("messages.inbox", ChannelSettings.inbox_bytes),
         commands=tuple((name, _command(name, table)) for name, table in document.items()),
+        whatsapp_proxy=given.get("whatsapp.proxy", ""),
     )
+    if settings.whatsapp_proxy and not PROXY.match(settings.whatsapp_proxy):
+        fail(
+            "whatsapp.proxy", f"is {settings.whatsapp_proxy!r}", "write it so: http://host:port, or socks5://host:port"
+        )
     for key, value, low, high in (
         ("messages.max_age_hours", settings.max_age_seconds / 3600, 0, 24 * 365),
         ("messages.attachment", settings.attachment_bytes, 0, 512 * MIB),
