@@ -41,11 +41,11 @@ NOT_KEPT: Final = (
     "__pycache__",
     "venv",
 )
-# Modules that everything else imports, or that a `configure` leaves out without a word if it does not find what it wants.
+# Modules that everything imports, or that a `configure` leaves out without a word if it does not find what it wants.
 REQUIRED: Final = (
-    "_asyncio", "_ctypes", "_datetime", "_decimal", "_hashlib", "_json", "_lzma", "_multiprocessing", "_posixsubprocess",
-    "_socket", "_sqlite3", "_ssl", "_struct", "_zoneinfo", "binascii", "fcntl", "grp", "math", "mmap", "pyexpat",
-    "resource", "select", "syslog", "termios", "unicodedata", "zlib",
+    "_asyncio", "_ctypes", "_datetime", "_decimal", "_hashlib", "_json", "_lzma", "_multiprocessing",
+    "_posixsubprocess", "_socket", "_sqlite3", "_ssl", "_struct", "_zoneinfo", "binascii", "fcntl", "grp", "math",
+    "mmap", "pyexpat", "resource", "select", "syslog", "termios", "unicodedata", "zlib",
 )  # fmt: skip
 # What libpython shows of itself. What OpenSSL has in assembler cannot be hidden where it is compiled.
 EXPORTS: Final = "{ global: Py*; _Py*; local: *; };\n"
@@ -93,11 +93,12 @@ def check(made: Path) -> None:
 
 
 def _environment(libraries: dict[str, Path], work: Path, arch: str) -> dict[str, str]:
-    of = {"ZLIB": ("zlib", "libz.a"), "LIBLZMA": ("xz", "liblzma.a"), "LIBFFI": ("libffi", "libffi.a"),
-          "LIBSQLITE3": ("sqlite", "libsqlite3.a")}  # fmt: skip
+    of = {"ZLIB": ("zlib", "z"), "LIBLZMA": ("xz", "lzma"), "LIBFFI": ("libffi", "ffi"),
+          "LIBSQLITE3": ("sqlite", "sqlite3")}  # fmt: skip
     more = {f"{word}_CFLAGS": f"-I{libraries[name] / 'include'}" for word, (name, _) in of.items()}
+    # Also for the trials of `configure`, which name the library themselves: so its folder has to be searched.
     more |= {
-        f"{word}_LIBS": f"{libraries[name] / 'lib' / file} -lm -lpthread -ldl" for word, (name, file) in of.items()
+        f"{word}_LIBS": f"-L{libraries[name]}/lib -l{short} -lm -lpthread -ldl" for word, (name, short) in of.items()
     }
     more |= {f"py_cv_module_{name}": "n/a" for name in LEFT_OUT}
     # The first dollar is for configure, the second for make: so the program finds libpython beside itself.
