@@ -62,8 +62,8 @@ class House:
     asked: Asked
     outbox: Path
     """Where files wait that are to be sent."""
-    takes_files: frozenset[str]
-    """Channels to which files can be sent."""
+    takes_files: Callable[[str], bool]
+    """Whether files can be sent to this channel."""
 
     def open_gate(
         self,

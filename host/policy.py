@@ -45,6 +45,8 @@ MAY: Final[dict[str, tuple[Scope, Scope]]] = {
     "channel_status": (NONE, NONE),
     "link_channel": (NONE, NONE),
     "unlink_channel": (NONE, NONE),
+    "forget_channel": (NONE, NONE),
+    "list_chats": (NONE, NONE),
     "move_group": (NONE, NONE),
 }
 

@@ -56,7 +56,7 @@ class Sending:
         self._answer(Result(untrusted_piece.id, {}))
 
     def _queue(self, untrusted_piece: File, untrusted_data: bytes, scrub: Scrubber) -> None:
-        if self._group.channel not in self._house.takes_files:
+        if not self._house.takes_files(self._group.channel):
             raise UserError("this chat takes no files: say where in the folder the file is")
         if self._count > MAX_FILES:
             raise UserError(f"more than {MAX_FILES} files in one turn")

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 from host.calls.base import Caller, Desk, Line, Method, Param
+from host.channels import whatsapp
 from host.errors import UserError
+from host.store.messages import KnownChat
 
+SELF: Final = "self"
+MAX_CHATS: Final = 10_000
 CHANNEL: Final = Param("string", "Name of the channel.", required=True)
 
 
@@ -15,10 +19,13 @@ def channel_status(desk: Desk, caller: Caller, target: str, params: dict[str, An
 
 
 def link_channel(desk: Desk, caller: Caller, target: str, params: dict[str, Any]) -> dict[str, Any]:
-    """Only begins it: `channel_status` tells what to show, and how it ended."""
+    """Only begins it: `channel_status` tells what to show, and how it ended. The channel that NanoClaw brings itself
+    is there from now on, if it was not."""
     phone = params.get("phone", "")
     if phone and not (phone.startswith("+") and phone[1:].isdecimal() and 7 <= len(phone) <= 16):
         raise UserError(f"{phone!r} is not a phone number", "write it with its country: +4915112345678", status=2)
+    if params["channel"] == whatsapp.NAME and whatsapp.NAME not in desk.lines():
+        desk.begin_line(whatsapp.NAME)
     _line(desk, params["channel"]).link(phone)
     return {}
 
@@ -28,11 +35,19 @@ def unlink_channel(desk: Desk, caller: Caller, target: str, params: dict[str, An
     return {}
 
 
+def forget_channel(desk: Desk, caller: Caller, target: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Have a channel no longer that NanoClaw brings itself: its program ends, and what it kept is removed."""
+    if params["channel"] != whatsapp.NAME:
+        raise UserError(f"{params['channel'][:60]!r} is not WhatsApp", "other channels are removed from config.toml")
+    desk.forget_line(whatsapp.NAME, lambda: whatsapp.forget(desk.home))
+    return {}
+
+
 def move_group(desk: Desk, caller: Caller, target: str, params: dict[str, Any]) -> dict[str, Any]:
     """The group's folder, memory and conversation stay; the chat that they belong to is another."""
     channel = params["channel"]
-    if channel not in desk.channels:
-        there = f"there is: {', '.join(sorted(desk.channels))}"
+    if channel not in desk.channels():
+        there = f"there is: {', '.join(sorted(desk.channels()))}"
         raise UserError(f"there is no channel {channel[:60]!r}", there, status=2)
     chat = chat_of(desk, channel, params["chat"])
     desk.stop_group(target)
@@ -43,16 +58,33 @@ def move_group(desk: Desk, caller: Caller, target: str, params: dict[str, Any]) 
     return {"group": target, "channel": channel, "chat": chat}
 
 
+def list_chats(desk: Desk, caller: Caller, target: str, params: dict[str, Any]) -> dict[str, Any]:
+    """All that are known, and the groups that are none of them: those of the terminal."""
+    known = desk.store.messages.chats(MAX_CHATS)
+    seen = {(each.channel, each.chat) for each in known}
+    groups = [g for g in desk.store.groups() if (g.channel, g.chat) not in seen]
+    others = [KnownChat(g.channel, g.chat, g.name, "", g.folder) for g in groups]
+    return {"chats": [each._asdict() for each in [*others, *known]]}
+
+
 def chat_of(desk: Desk, channel: str, wish: str) -> str:
-    """A chat by its id or, where only one is called so, by its name."""
-    known = [(chat, name) for where, chat, name in desk.store.messages.chats() if where == channel]
-    named = [chat for chat, name in known if name.casefold() == wish.casefold()]
-    if len(named) == 1 and wish not in {chat for chat, _ in known}:
+    """A chat by its id, by its name where only one is called so, or `self`: the account's talk with itself."""
+    messages = desk.store.messages
+    if wish == SELF and channel in desk.lines():
+        account = desk.lines()[channel].status()["account"]
+        if account is None:
+            raise UserError(f"{channel} is not connected, so it is not known whose chat that is", "nanoclaw status")
+        return messages.person(channel, account["id"], account["alt"])
+    person = messages.person(channel, wish)  # whichever of its two ids it was
+    if messages.knows_chat(channel, person):
+        return person  # first of all: a chat may call itself by another's id
+    named = messages.chats_called(channel, wish)
+    if len(named) == 1:
         return named[0]
     if len(named) > 1:
         ids = ", ".join(named[:5])
         raise UserError(f"{len(named)} chats are called {wish!r}", f"name one by its id: {ids}", status=2)
-    return wish
+    return person
 
 
 def _line(desk: Desk, channel: str) -> Line:
@@ -64,6 +96,7 @@ def _line(desk: Desk, channel: str) -> Line:
 
 
 METHODS: Final[dict[str, Method]] = {
+    "list_chats": Method("All chats that are known.", {}, list_chats, whose="home", offered="nobody"),
     "channel_status": Method("How the channels are.", {}, channel_status, whose="home", offered="nobody"),
     "link_channel": Method(
         "Link an account to a channel.",
@@ -74,6 +107,9 @@ METHODS: Final[dict[str, Method]] = {
     ),
     "unlink_channel": Method(
         "Take the account off a channel.", {"channel": CHANNEL}, unlink_channel, whose="home", offered="nobody"
+    ),
+    "forget_channel": Method(
+        "Have a channel no longer.", {"channel": CHANNEL}, forget_channel, whose="home", offered="nobody"
     ),
     "move_group": Method(
         "Let a group be another chat.",

@@ -136,7 +136,9 @@ class Program:
         self._open[number] = _Open(on_answer, on_more, timer)
         self._write(build(number))
 
-    def request_with_file(self, build: Callable[[int], Frame], path: Path, on_answer: Callable[[Answer], None]) -> None:
+    def request_with_file(
+        self, build: Callable[[int], Frame], path: Path, on_answer: Callable[[Answer], None], seconds: float
+    ) -> None:
         """The same, and the bytes of a file after it, as the channel takes them."""
         try:
             file = path.open("rb")
@@ -159,7 +161,7 @@ class Program:
             if not file.closed and self._pipe is not None:
                 self._pipe.on_drained = pump
 
-        self.request(build, answered)
+        self.request(build, answered, seconds=seconds)
         pump()
 
     def kept(self, seq: int) -> None:

@@ -24,6 +24,8 @@ STATEMENTS: Final = (
         PRIMARY KEY (channel, id)
     )
     """,
+    # What the chat is: `group`, `direct` or `self` (an account's talk with itself); empty where nobody said.
+    "ALTER TABLE chats ADD COLUMN kind TEXT NOT NULL DEFAULT ''",
     # `quote`: seq of the message that is answered. `file`: name of a file in the outbox's folder, and `file_name` what
     # people see. `next_at`: not to be tried before. `given_up`: why it never will be again.
     "ALTER TABLE outbox ADD COLUMN quote INTEGER NOT NULL DEFAULT 0",

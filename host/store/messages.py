@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from host.model import Message, Quoted, Stored
 from host.store.rows import MESSAGE, OF_GROUP, as_stored, extra_of
@@ -15,6 +15,17 @@ PAGE: Final = 32
 EXCERPT: Final = 200
 """Characters of a message that stand for it where another one is about it."""
 MAX_PEOPLE: Final = 100_000
+
+
+class KnownChat(NamedTuple):
+    channel: str
+    chat: str
+    name: str
+    """That anyone may have chosen."""
+    kind: str
+    """`group`, `direct` or `self`; empty where the channel did not say."""
+    group: str
+    """As which it is registered; empty if it is not."""
 
 
 class Transaction(Protocol):
@@ -80,32 +91,42 @@ class Messages:
         return about.seq <= seen_upto
 
     def _note_chat(self, m: Message, now: float) -> None:
+        """Its sender's name is the chat's where no channel said what that is called."""
         with self._transaction(durable=False) as db:
             db.execute(
-                "INSERT INTO chats (channel, chat, name, last_seen) VALUES (?1, ?2, ?3, ?4)"
-                " ON CONFLICT (channel, chat) DO UPDATE SET name = ?3, last_seen = ?4",
+                "INSERT INTO chats (channel, chat, name, last_seen) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (channel, chat)"
+                " DO UPDATE SET name = CASE kind WHEN '' THEN ?3 ELSE name END, last_seen = ?4",
                 (m.channel, m.chat, m.sender_name, now),
             )
 
-    def name_chats(self, channel: str, names: dict[str, str]) -> None:
-        """What the channel says its chats are called: names that anyone may have chosen."""
+    def name_chats(self, channel: str, chats: Mapping[str, tuple[str, str]]) -> None:
+        """What the channel says its chats are: names that anyone may have chosen, and `group`, `direct` or `self`."""
         with self._transaction(durable=False) as db:
-            for chat, name in names.items():
+            for chat, (name, kind) in chats.items():
                 db.execute(
-                    "INSERT INTO chats (channel, chat, name, last_seen) VALUES (?1, ?2, ?3, 0)"
-                    " ON CONFLICT (channel, chat) DO UPDATE SET name = ?3",
-                    (channel, chat, name),
+                    "INSERT INTO chats (channel, chat, name, last_seen, kind) VALUES (?1, ?2, ?3, 0, ?4)"
+                    " ON CONFLICT (channel, chat)"
+                    " DO UPDATE SET name = CASE ?3 WHEN '' THEN name ELSE ?3 END, kind = ?4",
+                    (channel, chat, name, kind),
                 )
 
-    def chats(self) -> list[tuple[str, str, str]]:
-        """Chats that are known and not registered, the latest first: channel, id, and a name that anyone chose."""
-        return [
-            (channel, chat, name)
-            for channel, chat, name in self._rows(
-                "SELECT channel, chat, name FROM chats c WHERE NOT EXISTS (SELECT 1 FROM groups g"
-                " WHERE (g.channel, g.chat) = (c.channel, c.chat)) ORDER BY last_seen DESC LIMIT 200"
-            )
-        ]
+    def chats(self, limit: int = 200) -> list[KnownChat]:
+        """Chats that are known, registered ones among them; who wrote last comes first, and groups before people."""
+        rows = self._rows(
+            "SELECT c.channel, c.chat, c.name, c.kind, ifnull(g.folder, '') FROM chats c LEFT JOIN groups g"
+            " ON (g.channel, g.chat) = (c.channel, c.chat)"
+            " ORDER BY g.folder IS NULL, last_seen DESC, c.kind <> 'self', c.kind <> 'group', c.name LIMIT ?",
+            limit,
+        )
+        return [KnownChat(*row) for row in rows]
+
+    def knows_chat(self, channel: str, chat: str) -> bool:
+        return bool(self._rows("SELECT 1 FROM chats WHERE (channel, chat) = (?, ?)", channel, chat))
+
+    def chats_called(self, channel: str, name: str) -> list[str]:
+        """Their ids. Upper and lower case make no difference, in any script."""
+        rows = self._rows("SELECT chat, name FROM chats WHERE channel = ?", channel)
+        return [chat for chat, each in rows if each.casefold() == name.casefold()]
 
     def person(self, channel: str, named: str, also: str = "") -> str:
         """Who this is: one id for each person, however the channel names them today. `also`: the other id that it

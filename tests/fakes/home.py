@@ -93,13 +93,13 @@ class FakeHome:
             tick = self.loop.call_later(0.05, lambda: None)
             self.loop.step()
             tick.cancel()
-            self.most = max(self.most, len(self.app._attempts))
+            self.most = max(self.most, len(self.app._work.attempts))
             assert not late, f"not within {seconds} seconds"
         timer.cancel()
 
     def quiet(self, seconds: float = 30) -> None:
         """Until nothing runs."""
-        self.until(lambda: not self.app._attempts, seconds)
+        self.until(lambda: not self.app._work.attempts, seconds)
 
     def said(self, group: str, *kinds: str) -> list[str]:
         """What waits in the group's outbox, in order."""

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from host import post
 from host.channels import program as programs
 from host.channels.program import Command
+from host.post import delivery
+from host.store.messages import KnownChat
 from tests.fakes.home import FakeHome
 
 FAKE = Path(__file__).resolve().parents[1] / "fakes" / "channel_program.py"
@@ -109,7 +110,7 @@ def test_of_an_unknown_chat_only_that_it_wrote_is_kept(start: Callable[..., Fake
     line.says("a secret", attachments=[{"kind": "image", "name": "", "type": "", "size": 1, "ref": "photo"}])
     home = start(registered=False)
     home.until(lambda: line.kept == 1)
-    assert home.store.messages.chats() == [("fake", "1@g", "Ann")]
+    assert KnownChat("fake", "1@g", "The family", "group", "") in home.store.messages.chats()
     assert line.got("fetch") == []
     assert "a secret" not in (home.home.data / "nanoclaw.db").read_bytes().decode(errors="replace")
 
@@ -170,7 +171,7 @@ def test_one_person_s_two_ids_are_one_sender(start: Callable[..., FakeHome], lin
 def test_a_reply_that_fails_is_tried_again_and_then_told(
     start: Callable[..., FakeHome], line: Line, monkeypatch: pytest.MonkeyPatch, retry: int, tries: int
 ) -> None:
-    monkeypatch.setattr(post, "TRIES", (0.01, 0.01))
+    monkeypatch.setattr(delivery, "TRIES", (0.01, 0.01))
     home = start("polite")
     home.store.begin_turn("family", "t1")
     home.app.deliver(home.store.add_say("family", "t1", f"fail {retry}"))

@@ -100,7 +100,7 @@ def test_a_file_follows_its_request_whole(owned: Kept, tmp_path: Path) -> None:
     answers: list[Done | Failed] = []
     file = wire.File("a.bin", "", len(data))
     owned.program.request_with_file(
-        lambda number: wire.Send(number, "1@s", "look", file=file), tmp_path / "file", answers.append
+        lambda number: wire.Send(number, "1@s", "look", file=file), tmp_path / "file", answers.append, 60
     )
     owned.until(lambda: answers)
     (answer,) = answers

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
     5: ("access", "app", "asking", "attempt", "calls", "check", "cli", "doctor", "drill", "extending", "house",
-        "inbox", "install", "post", "sending", "service", "setup", "tasks", "terminals"),
+        "inbox", "install", "post", "sending", "service", "setup", "tasks", "terminals", "words",
+        "work"),
     4: ("sandbox", "pool", "mounts", "gate", "link", "resolver", "control", "channels", "rehearsal",
         "images"),
     3: ("config", "store", "migrations", "allowlist", "beneath", "bundle", "credentials", "engines", "lines", "loop",

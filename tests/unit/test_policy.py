@@ -31,7 +31,7 @@ ADMINISTRATION = (
     "list_groups", "register_group", "update_group", "remove_group", "refresh_chats", "write_global_memory",
     "grant_mount", "grant_host", "show_group", "revoke_mount", "revoke_host",
 )  # fmt: skip
-PERSONS = ("channel_status", "link_channel", "unlink_channel", "move_group")
+PERSONS = ("channel_status", "link_channel", "unlink_channel", "forget_channel", "list_chats", "move_group")
 EXPECTED = {
     "send": (ANY, OWN),
     **dict.fromkeys(TASKS, (ANY, OWN)),

@@ -29,7 +29,7 @@ class Turn:
         self.store.begin_turn("main", "t1")
         self.outbox, self.answers, self.delivered = folder / "outbox", list[Any](), list[Outgoing]()
         house: Any = SimpleNamespace(
-            takes_files=frozenset({"whatsapp"}), outbox=self.outbox, store=self.store, deliver=self.delivered.append
+            takes_files="whatsapp".__eq__, outbox=self.outbox, store=self.store, deliver=self.delivered.append
         )
         self.sending = Sending(house, group, "t1", self.answers.append)
 

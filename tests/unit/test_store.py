@@ -143,7 +143,7 @@ def test_of_a_chat_that_is_not_registered_only_that_it_wrote_is_kept(store: Stor
     assert store.add_message(stranger) is None
     clock.now += 5
     assert store.add_message(replace(stranger, id="2")) is None
-    assert rows(path, "SELECT * FROM chats") == [("whatsapp", "stranger", "Mallory", clock.now)]
+    assert rows(path, "SELECT * FROM chats") == [("whatsapp", "stranger", "Mallory", clock.now, "")]
     assert rows(path, "SELECT count(*) FROM messages") == [(0,)]
     store.close()
     assert b"private words" not in path.read_bytes()
