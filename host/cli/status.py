@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from typing import Any, Final
 
-from host import control
-from host.cli.desk import request
+from host import home as homes
 from host.cli.out import emit
-from host.cli.session import exchange, home_of
 from host.cli.tables import one_line
+from host.home import Home
 
 NEXT_TASKS: Final = 3
 
 
 def status(args: argparse.Namespace) -> int:
-    home = home_of(args)
+    home = homes.locate(args.home, os.environ)
+    homes.prepare(home)
+    # Without its socket there is none, and no need to load what speaks to it: a prompt may ask this every second.
+    found = told(args, home) if (home.data / "host.sock").exists() else None
+    if found is None:
+        return emit(args.json, {"running": False, "home": str(home.data)}, f"no host runs for {home.data}")
+    return emit(args.json, {"running": True, **found}, as_text(found))
+
+
+def told(args: argparse.Namespace, home: Home) -> dict[str, Any] | None:
+    """What the host says of itself; None if what was there is only a socket that an earlier one left."""
+    from host import control
+    from host.cli.desk import request
+    from host.cli.session import exchange
+
     connection = control.connect(home.data / "host.sock")
     if connection is None:
-        return emit(args.json, {"running": False, "home": str(home.data)}, f"no host runs for {home.data}")
+        return None
     found = exchange(connection.detach(), control.Status(), lambda event: event["event"] == "status")
     del found["event"]
     found["next_tasks"] = next_tasks(request(args, "list_tasks", {})["tasks"])
-    return emit(args.json, {"running": True, **found}, as_text(found))
+    return found
 
 
 def as_text(found: dict[str, Any]) -> str:
