@@ -7,36 +7,37 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from host import calls, intake, store
+from host import calls, post, store
 from host.access import ModelAccess
 from host.attempt import Attempt
-from host.channels import Channel
+from host.channels import Channel, program, whatsapp
 from host.channels.console import Console
 from host.config import Config, GroupSettings, Home
 from host.config import groups as of_groups
 from host.control import Client, Control, Request
-from host.engines.base import Engine
+from host.engines.base import Engine, sandbox_user
 from host.errors import UserError
 from host.house import House, registered
+from host.inbox import Inbox
 from host.log import Log
 from host.loop import Loop
-from host.model import Enforcement, Group, Image, Message, Outgoing, Task, TaskRun
+from host.model import Enforcement, Group, Image, Message, Outgoing
 from host.mounts import Judged, judged
 from host.pool import Folders, Pool
 from host.resolver import Resolver
-from host.tasks import Scheduler
 from host.terminals import Terminals
-from host.turns import Command, Feed, Start, Turns
+from host.work import Work
 
 LOCK_SECONDS: Final = 1.0
 """How long a host that starts waits for a command that holds the home's lock meanwhile."""
 PRUNE_SECONDS: Final = 86_400.0
-CLOSE_SECONDS: Final = 5.0
-"""How long the sandboxes have to go away when the host stops; their stdin is closed, so they do anyway."""
+CLOSE_SECONDS: Final = 10.0
+"""How long sandboxes and channels have to go away when the host stops. Both are killed well before that, and their ends
+are waited for: a child that nobody waits for is a zombie of whoever started us."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Parts:
     project: Path
     environment_secrets: dict[str, str]
     """Keys taken from the environment because the person said so; empty otherwise."""
+    channels: Mapping[str, program.Command] = field(default_factory=dict)
+    """Channels that are programs, by name."""
 
 
 class App:
@@ -63,11 +66,6 @@ class App:
         self._store = store.Store(home.data / "nanoclaw.db")
         self._started_at = time.time()
         self._groups = {group.folder: group for group in registered(self._store)}
-        self._turns = Turns(parts.config.max_sandboxes)
-        self._attempts: dict[str, Attempt] = {}
-        self._sees_to_tasks = False
-        self._runs: dict[str, TaskRun] = {}
-        """Runs that wait for their turn, by task."""
         self._model = ModelAccess(home, parts.config, parts.enforcement, parts.environment_secrets)
         folders = Folders.of(home.data, parts.project)
         self._pool = Pool(
@@ -75,10 +73,8 @@ class App:
         )
         self._terminals = Terminals(self, self._store, parts.config)
         self.control = Control(loop, self._on_request)
-        console = Console(self.control)
-        self._channels: dict[str, Channel] = {console.name: console}
-        self._scheduler = Scheduler(loop, self._store, self._zone_of, self._task_due, log)
-        self._desk = self._make_desk()
+        self._console = Console(self.control)
+        self._post = self._make_post(home)
         self._house = House(
             loop=loop,
             store=self._store,
@@ -91,7 +87,29 @@ class App:
             deliver=self.deliver,
             settings=self._settings,
             asked=self._asked,
+            outbox=home.data / "outbox",
+            takes_files=lambda name: name in self._channels and self._channels[name].takes_files,
         )
+        self._work = Work(self._house, self._post, self._groups)
+        self._desk = self._make_desk()
+
+    @property
+    def _channels(self) -> dict[str, Channel]:
+        return {self._console.name: self._console, **self._post.lines}
+
+    def _make_post(self, home: Home) -> post.Post:
+        settings = self._parts.config.channels
+        desk = post.Desk(
+            loop=self._loop,
+            store=self._store,
+            settings=settings,
+            inbox=Inbox(home.data / "inbox", sandbox_user(), settings.inbox_bytes),
+            outbox=home.data / "outbox",
+            log=self._log,
+            receive=self._receive_from_line,
+            trouble=self._tell_main,
+        )
+        return post.Post(desk, self._parts.channels)
 
     def _make_desk(self) -> calls.Desk:
         return calls.Desk(
@@ -101,15 +119,18 @@ class App:
             now=time.time,
             enforcement=self._parts.enforcement,
             project=str(self._parts.project),
-            group_changed=self._group_changed,
-            stop_group=self._stop_group,
-            tasks_changed=self._scheduler.changed,
-            run_task=self._run_task,
-            task_updated=self._task_updated,
-            task_cancelled=self._task_cancelled,
-            running=self._running,
+            group_changed=self._work.group_changed,
+            stop_group=self._work.stop_group,
+            tasks_changed=self._work.tasks_changed,
+            run_task=self._work.run_task,
+            task_updated=self._work.task_updated,
+            task_cancelled=self._work.task_cancelled,
+            running=self._work.running,
             deliver=self.deliver,
-            channels=frozenset(self._channels),
+            channels=lambda: list(self._channels),
+            lines=lambda: self._post.lines,
+            begin_line=self._begin_line,
+            forget_line=self._post.forget,
         )
 
     def open(self, *, listen: bool, tasks: bool = True) -> None:
@@ -121,11 +142,9 @@ class App:
         self._prune()
         if listen:
             self.control.listen(self._parts.home.data / "host.sock")
-        for folder in self._store.groups_with_pending():
-            self._take_up(self._groups[folder])
-        self._sees_to_tasks = tasks
-        if tasks:
-            self._scheduler.start()
+        self._work.open(tasks=tasks)
+        if tasks:  # a host that is gone after one answer does not link up with the world either
+            self._post.open()
 
     def _prune(self) -> None:
         """At the start, and daily in a host that runs for long."""
@@ -149,15 +168,21 @@ class App:
                 self._lock.close()
                 then()
 
-        self._scheduler.stop()
-        for attempt in self._attempts.values():
-            attempt.abandon()
+        self._work.close()
         self.control.close()
         self._model.stop()
-        self._pool.on_idle = finish
+        open_doors = {"sandboxes", "channels"}
+
+        def shut(door: str) -> None:
+            open_doors.discard(door)
+            if not open_doors:
+                finish()
+
+        self._post.close(lambda: shut("channels"))
+        self._pool.on_idle = lambda: shut("sandboxes")
         self._pool.close()
         if not self._pool.live:
-            finish()
+            shut("sandboxes")
         self._loop.call_later(CLOSE_SECONDS, finish)
 
     # --- messages in: steps 3 and 4 of a message's journey ----------------------------------------
@@ -168,94 +193,18 @@ class App:
         stored = self._store.add_message(message)
         group = self._store.group_of(message.channel, message.chat)
         if stored is None:
-            return self._store.seq_of(message.channel, message.id), group is not None
-        return stored.seq, group is not None and self._take_up(group)
+            return self._store.messages.seq_of(message.channel, message.id), group is not None
+        return stored.seq, group is not None and self._work.take_up(group)
 
-    def _take_up(self, group: Group) -> bool:
-        """A turn for what is pending, if any of it calls the agent. Else it is only context for the next one
-        that does, and is not looked at again."""
-        if self._wanted(group):
-            self._carry_out(self._turns.message_arrived(group.folder))
-            return True
-        self._store.pass_over(group.folder)
-        return False
-
-    def _wanted(self, group: Group) -> bool:
-        pending = self._store.pending(group.folder)
-        try:
-            settings = self._parts.config.group(group)
-        except UserError:
-            return any(True for _ in pending)  # a turn, which says what is wrong with the group's settings
-        return intake.wants_agent(settings.trigger, settings.senders, pending)
-
-    def _carry_out(self, commands: list[Command]) -> None:
-        for command in commands:
-            match command:
-                case Start(folder, task):
-                    self._start(folder, self._runs.pop(task) if task else None)
-                case Feed(folder):
-                    self._attempts[folder].feed()
-
-    def _start(self, folder: str, run: TaskRun | None) -> None:
-        attempt = self._attempts[folder] = Attempt(self._house, self._groups[folder], self._turn_ended, run)
-        # From the loop, not from here: an attempt that fails at once ends its turn, and must not do so inside the
-        # call that started it.
-        self._loop.call_soon(attempt.start)
-
-    def _turn_ended(self, group: Group) -> None:
-        attempt = self._attempts.pop(group.folder)
-        if attempt.run is not None:
-            self._scheduler.changed()
-        kept = self._groups.get(group.folder)
-        more = kept is not None and self._wanted(kept)
-        if kept is not None and not more:
-            self._store.pass_over(group.folder)
-        self._carry_out(self._turns.turn_ended(group.folder, more))
-        if kept is not None:
-            self.keep_warm(kept)
+    def _receive_from_line(self, message: Message) -> None:
+        if self.receive(message)[1] and message.kind == "message":
+            self._post.mark_read(message)
 
     def keep_warm(self, group: Group) -> None:
-        if group.folder in self._attempts:
-            return
-        try:
-            self._pool.keep_warm(group)
-        except UserError as e:  # the next turn will meet it too, and tells the person then
-            self._log.warning("no warm sandbox", group=group.folder, why=str(e))
+        self._work.keep_warm(group)
 
     def _judged_mounts(self, group: Group) -> Judged:
         return judged(self._parts.home, self._parts.config, group, self._groups.values())
-
-    # --- tasks ------------------------------------------------------------------------------------
-
-    def _task_due(self, run: TaskRun) -> None:
-        self._runs[run.task.id] = run
-        self._queue(run.task.id)
-
-    def _run_task(self, run: TaskRun) -> None:
-        """Now, because someone asked: from the loop, since who asked may be a turn that is at work. Where this host
-        sees to no tasks, the run is on record as waiting, and the next one takes it up."""
-        if self._sees_to_tasks:
-            self._runs[run.task.id] = run  # it waits from here on, and may be cancelled before the loop comes to it
-            self._loop.call_soon(lambda: self._queue(run.task.id))
-
-    def _queue(self, task: str) -> None:
-        if run := self._runs.get(task):
-            self._carry_out(self._turns.task_due(run.task.group, task))
-
-    def _task_updated(self, task: Task) -> None:
-        if task.id in self._runs:
-            self._runs[task.id] = replace(self._runs[task.id], task=task)
-
-    def _running(self, folder: str) -> TaskRun | None:
-        attempt = self._attempts.get(folder)
-        return attempt.run if attempt is not None else None
-
-    def _task_cancelled(self, task: str) -> None:
-        self._turns.cancel_task(task)
-        self._runs.pop(task, None)
-
-    def _zone_of(self, folder: str) -> str:
-        return self._parts.config.group(self._groups[folder]).timezone
 
     # --- requests, of agents and of the person ------------------------------------------------------
 
@@ -277,34 +226,36 @@ class App:
             raise UserError(reason, "accept it in config.toml by its name (accept_not_enforced), or unset it")
         return config.group(group)
 
-    def _group_changed(self, folder: str) -> None:
-        group = self._store.group(folder)
-        if group is None:
-            self._groups.pop(folder, None)
-            self._pool.drop(folder)
-        else:
-            self._groups[group.folder] = group
-        self._scheduler.changed()
-
-    def _stop_group(self, folder: str) -> None:
-        """It is about to be removed: nothing of it runs or waits any more when this returns, and nothing of it is
-        started until `_group_changed` says what became of it."""
-        for task in [task for task, run in self._runs.items() if run.task.group == folder]:
-            self._task_cancelled(task)
-        self._turns.forget(folder)
-        self._groups.pop(folder, None)
-        attempt = self._attempts.get(folder)
-        if attempt is not None:
-            attempt.stop("the group is being removed")
-        if folder in self._attempts:
-            raise UserError(f"the turn of {folder} cannot be ended now", "try again in a moment")
-
     # --- replies out: step 10 ---------------------------------------------------------------------
 
     def deliver(self, outgoing: Outgoing) -> None:
         channel = self._channels.get(outgoing.channel)
         if channel is not None:
             channel.deliver(outgoing)
+
+    # --- channels that are programs ---------------------------------------------------------------
+
+    def _begin_line(self, name: str) -> None:
+        """WhatsApp, which this host had no use for so far."""
+        home, known = self._parts.home, whatsapp.in_use(self._parts.home)
+        command = whatsapp.command(home, self._parts.config.channels.whatsapp_proxy, self._log.info)
+        whatsapp.begin(home)
+        try:
+            self._post.begin(name, command)
+        except UserError:
+            if not known:
+                whatsapp.forget(home)
+            raise
+
+    def _tell_main(self, channel: str, why: str) -> None:
+        """Where main can be reached in another way."""
+        main = next((group for group in self._groups.values() if group.is_main), None)
+        if main is None or main.channel == channel:
+            return
+        try:
+            self.deliver(self._store.add_say(main.folder, "", f"{channel}: {why}"))
+        except UserError as e:
+            self._log.warning("main cannot be told", channel=channel, why=str(e))
 
     # --- terminals --------------------------------------------------------------------------------
 
@@ -317,7 +268,7 @@ class App:
         return self._model.rehearsing
 
     def attempt(self, folder: str) -> Attempt | None:
-        return self._attempts.get(self.group(folder).folder)
+        return self._work.attempts.get(self.group(folder).folder)
 
     def group(self, folder: str) -> Group:
         group = next((g for name, g in self._groups.items() if name.lower() == folder.lower()), None)
@@ -337,13 +288,18 @@ class App:
             "image": self._parts.image.id,
             "rehearsal": self.rehearsing,
             "groups": sorted(self._groups),
-            "turns": sorted(self._attempts),
+            "turns": sorted(self._work.attempts),
             "warm": self._pool.warm,
             "sandboxes": self._pool.live,
             "refused_mounts": {
                 folder: refused for folder in sorted(self._groups) if (refused := self._pool.refused_mounts(folder))
             },
             "tasks": self._store.tasks.stats(),
+            "channels": self._post.status(),
+            "not_sent": [
+                {"group": row.group, "text": row.text[:100], "file": row.file_name, "why": why}
+                for row, why in self._store.outbox.given_up()
+            ],
             "store": self._store.stats(),
         }
 

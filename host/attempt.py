@@ -6,24 +6,24 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from host import calls, intake
 from host.access import Access
 from host.asking import Asking
 from host.check import CheckRun
 from host.config import GroupSettings
-from host.credentials import Scrubber, StreamScrubber
 from host.errors import EngineError, UserError
 from host.gate import Gate
 from host.house import House
 from host.loop import Timer
 from host.model import Group, Outgoing, Stored, TaskRun
 from host.sandbox import Gone, Sandbox
+from host.sending import Sending
+from host.words import Words
 from host.zones import midnight
 from runner.protocol import (
     FAILURES,
-    MAX_TEXT,
     Bytes,
     Call,
     Close,
@@ -31,6 +31,7 @@ from runner.protocol import (
     Done,
     Entries,
     Failed,
+    File,
     Frame,
     Input,
     Open,
@@ -47,12 +48,8 @@ from runner.protocol import (
 TIME_GRACE_SECONDS: Final = 15
 # A stopped runner has this long to say so before the stop ladder's next rung.
 STOP_GRACE_SECONDS: Final = 2.0
-MAX_TRANSCRIPT_BYTES: Final = 16 * 1024 * 1024
-"""Most that one turn may add to its group's transcript."""
 HISTORY_BYTES: Final = 400 * 1024
 """Most of the transcript that a turn is given: about 100,000 tokens."""
-MAX_SAYS: Final = 50
-"""Most texts said during one turn; a loop that says more is told to stop."""
 COMMIT_RETRY_SECONDS: Final = 5.0
 ENDPOINT_FAILURES: Final = frozenset({"auth", "endpoint", "overloaded"})
 
@@ -68,6 +65,7 @@ class Attempt:
         self._house, self.group, self._on_end, self.run = house, group, on_end, run
         self.turn = secrets.token_hex(8)
         self._asking = Asking(house, group, self.turn, self._reply)
+        self._sending = Sending(house, group, self.turn, self._reply)
         self._settings = GroupSettings()
         self._check: CheckRun | None = None
         self._found: str | None = None
@@ -75,11 +73,7 @@ class Attempt:
         self._sandbox: Sandbox | None = None
         self._gate: Gate | None = None
         self._timer: Timer | None = None
-        self._scrub = Scrubber({})
-        self._stream = StreamScrubber(self._scrub)
-        self._entries: list[dict[str, Any]] = []
-        self._entry_bytes = self._says = 0
-        self._tokens_in = self._tokens_out = 0
+        self._words = Words(self._show)
         self._shown_upto = 0
         """Highest message that the agent has been given in the payload."""
         self._inputs: list[int] = []
@@ -160,8 +154,7 @@ class Attempt:
             self._fail("auth", " ".join([str(e), *e.hints]))
             return
         self._where = f"{access.endpoint.host}:{access.endpoint.port}"
-        self._scrub = Scrubber(access.secrets)
-        self._stream = StreamScrubber(self._scrub)
+        self._words.hide(access.secrets)
         self._gate = self._house.open_gate(self._sandbox, self.turn, self._settings, access.endpoint, self._not_audited)
         self._timer = self._house.loop.call_later(self._settings.turn.seconds + TIME_GRACE_SECONDS, self._too_long)
         self._handed_over = True
@@ -230,17 +223,17 @@ class Attempt:
                 assert self._gate is not None
                 self._gate.handle(untrusted_frame)
             case Progress(kind, text):
-                self._progress(kind, text)
+                self._words.progress(kind, text)
             case Say(text):
                 self._say(text)
+            case File():
+                self._sending.take(untrusted_frame, self._words.scrub)
             case Entries(entries):
-                self._keep(entries)
+                self._words.keep(entries)
             case Usage():
-                self._tokens_in += untrusted_frame.input_tokens + untrusted_frame.cache_read_tokens
-                self._tokens_in += untrusted_frame.cache_write_tokens
-                self._tokens_out += untrusted_frame.output_tokens
+                self._words.count(untrusted_frame)
             case Call():
-                self._asking.answer(untrusted_frame, self._scrub)
+                self._asking.answer(untrusted_frame, self._words.scrub)
             case Done(text, inputs):
                 self._finish(text, inputs)
             case Failed(kind, message):
@@ -250,26 +243,15 @@ class Attempt:
 
     def sandbox_gone(self, gone: Gone) -> None:
         if not self._ended:
-            last_words = self._scrub.scrub(gone.stderr_tail)
+            last_words = self._words.scrub.scrub(gone.stderr_tail)
             self._house.log.warning("sandbox ended", turn=self.turn, kind=gone.kind, stderr=last_words)
             self._fail("stopped" if gone.kind == "stopped" else "sandbox", gone.message)
 
-    def _progress(self, kind: str, untrusted_text: str) -> None:
-        if kind == "text":
-            self._show("text", self._stream.feed(untrusted_text))
-        else:
-            self._show("text", self._stream.flush())
-            self._show(kind, self._scrub.scrub(untrusted_text))
-
     def _show(self, kind: str, text: str) -> None:
-        if text:
-            self._house.tell(self.group.folder, "progress", kind=kind, text=intake.clean_text(text))
+        self._house.tell(self.group.folder, "progress", kind=kind, text=text)
 
     def _say(self, untrusted_text: str) -> None:
-        self._says += 1
-        if self._says > MAX_SAYS:
-            raise PeerError(f"more than {MAX_SAYS} messages in one turn")
-        text = self._checked(untrusted_text)
+        text = self._words.said(untrusted_text)
         if not text:
             return
         try:
@@ -281,21 +263,9 @@ class Attempt:
         if not self._ended:
             self._fail("disk", why)
 
-    def _keep(self, untrusted_entries: list[dict[str, Any]]) -> None:
-        clean = [self._scrub.scrub_json(entry) for entry in untrusted_entries]
-        self._entry_bytes += sum(len(str(entry)) for entry in clean)
-        if self._entry_bytes > MAX_TRANSCRIPT_BYTES:
-            raise PeerError("the turn's transcript is too long")
-        self._entries.extend(clean)
-
     def _reply(self, frame: Refused | Result) -> None:
         if self._sandbox is not None and not self._ended:  # what was asked may have ended this very turn
             self._sandbox.send(frame)
-
-    def _checked(self, untrusted_text: str) -> str:
-        if len(untrusted_text.encode()) > MAX_TEXT:
-            raise PeerError("a text over the limit")
-        return intake.clean_text(self._scrub.scrub(untrusted_text)).strip()
 
     # --- the way out: each ends in one transaction, and only then in `on_end` ----------------------
 
@@ -303,14 +273,13 @@ class Attempt:
         if not 0 <= untrusted_inputs <= len(self._inputs):
             raise PeerError("more follow-ups seen than sent")
         upto = [self._shown_upto, *self._inputs][untrusted_inputs]
-        text = self._checked(untrusted_text)
-        self._show("text", self._stream.flush())
-        usage = (self._tokens_in, self._tokens_out)
+        text = self._words.checked(untrusted_text)
+        self._words.flush()
         self._end(
             "done",
             upto,
             lambda: self._house.store.finish_turn(
-                self.group.folder, self.turn, upto, text, self._entries, usage, self.run
+                self.group.folder, self.turn, upto, text, self._words.entries, self._words.usage, self.run
             ),
         )
 
@@ -324,26 +293,26 @@ class Attempt:
 
     def _failed(self, untrusted_kind: str, untrusted_message: str) -> None:
         kind = untrusted_kind if untrusted_kind in FAILURES else "internal"
-        message = self._checked(untrusted_message) or "the agent gave no reason"
+        message = self._words.checked(untrusted_message) or "the agent gave no reason"
         # The person can only act on it knowing which server it was; the runner's word is not needed for that.
         where = f" (the model's endpoint is {self._where})" if kind in ENDPOINT_FAILURES else ""
         self._fail(kind, message + where)
 
     def _fail(self, kind: str, message: str) -> None:
-        text = intake.clean_text(self._scrub.scrub(message))
+        text = intake.clean_text(self._words.scrub.scrub(message))
         upto = self._upto_given()
         self._house.log.warning("turn failed", group=self.group.folder, turn=self.turn, kind=kind, why=text[:500])
         self._end(
             f"failed:{kind}",
             upto,
             lambda: self._house.store.fail_turn(
-                self.group.folder, self.turn, upto, kind, text, self.run, (self._tokens_in, self._tokens_out)
+                self.group.folder, self.turn, upto, kind, text, self.run, self._words.usage
             ),
         )
 
     def _finish_stopped(self) -> None:
         store, folder, turn, upto = self._house.store, self.group.folder, self.turn, self._upto_given()
-        usage = (self._tokens_in, self._tokens_out)
+        usage = self._words.usage
 
         def commit() -> None:
             store.begin_turn(folder, turn, self.run)  # a stop may come before the loop comes to the start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from host.access import Access
@@ -59,6 +60,10 @@ class House:
     settings: Callable[[Group], GroupSettings]
     """What holds for a group; `UserError` where the machine cannot keep to it."""
     asked: Asked
+    outbox: Path
+    """Where files wait that are to be sent."""
+    takes_files: Callable[[str], bool]
+    """Whether files can be sent to this channel."""
 
     def open_gate(
         self,

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from host.model import Stored, TaskRun
+from host.model import Attachment, Quoted, Stored, TaskRun
 from host.text import clean_text as clean_text  # noqa: PLC0414  # what comes in is cleaned by its name here
 from host.zones import zone_of
 from runner.protocol import MAX_TEXT
@@ -17,6 +17,7 @@ from runner.protocol import MAX_TEXT
 Entry = dict[str, Any]
 
 # --- text at the edge -------------------------------------------------------------------------------
+
 
 def check_size(text: str) -> str | None:
     """Why a message is too long to be accepted; None if it is not. It is never cut: half a message can
@@ -37,7 +38,10 @@ def wants_agent(trigger: str, senders: Collection[str] | None, messages: Iterabl
     """Whether one of these messages calls the agent: it begins with `@` and the trigger word (an empty one asks
     for none), and its sender is among those who may (None: anyone). Their ids count; a name is whatever they like."""
     return any(
-        (senders is None or stored.message.sender in senders) and (not trigger or calls(stored.message.text, trigger))
+        stored.message.kind == "message"
+        and not (stored.message.context_only or stored.deleted)
+        and (senders is None or stored.message.sender in senders)
+        and (not trigger or calls(stored.message.text, trigger))
         for stored in messages
     )
 
@@ -75,13 +79,28 @@ def render(messages: Sequence[Stored], timezone: str, left_out: int = 0) -> str:
     lines = [f"<messages timezone={_attribute(timezone)}>"]
     if left_out:
         lines.append(f'<left_out count="{left_out}" why="older, and too many or too long to show"/>')
-    for stored in messages:
-        m = stored.message
-        # Anyone can choose any display name: the channel's id of the person stands beside it.
-        identity = f" sender={_attribute(m.sender)}" if m.sender != m.sender_name else ""
-        when = f" time={_attribute(_local(m.sent_at, zone))}"
-        lines.append(f"<message from={_attribute(m.sender_name)}{identity}{when}>{_escape(m.text)}</message>")
-    return "\n".join([*lines, "</messages>"])
+    return "\n".join([*lines, *(_element(stored, zone) for stored in messages), "</messages>"])
+
+
+def _element(stored: Stored, zone: Any) -> str:
+    m = stored.message
+    # Anyone can choose any display name: the channel's id of the person stands beside it.
+    identity = f" sender={_attribute(m.sender)}" if m.sender != m.sender_name else ""
+    when = f" time={_attribute(_local(m.sent_at, zone))}"
+    state = ' deleted="yes"' if stored.deleted else ' edited="yes"' if stored.edited else ""
+    quoted = [] if m.quoted is None else [_quoted(m.quoted)]
+    inside = "".join([*quoted, *map(_attachment, m.attachments), _escape(m.text)])
+    return f"<{m.kind} from={_attribute(m.sender_name)}{identity}{when}{state}>{inside}</{m.kind}>"
+
+
+def _quoted(quoted: Quoted) -> str:
+    return f"<quoted sender={_attribute(quoted.sender)}>{_escape(quoted.text)}</quoted>"
+
+
+def _attachment(attachment: Attachment) -> str:
+    a = attachment
+    where = f" path={_attribute(f'/workspace/inbox/{a.path}')}" if a.path else f" not_taken={_attribute(a.why)}"
+    return f'<attachment name={_attribute(a.name)} type={_attribute(a.type)} bytes="{a.bytes:d}"{where}/>'
 
 
 def render_task(run: TaskRun, timezone: str, check_output: str | None = None) -> str:

@@ -20,6 +20,7 @@ from typing import Any, Final
 Callback = Callable[[], None]
 
 CHUNK: Final = 64 * 1024
+REST_CHUNKS: Final = 64
 
 
 class Timer:
@@ -200,6 +201,8 @@ class Pipe:
         self._out = bytearray()  # not a list of pieces: many small ones would cost far more than their bytes
         self._finishing = self._paused = self._silent = False
         self.closed = False
+        self.on_drained: Callback | None = None
+        """Called once when all that was queued has left."""
         for fd in {read_fd, write_fd} - {None}:
             os.set_blocking(fd, False)  # type: ignore[arg-type]  # None was taken out
         self._watch()
@@ -229,6 +232,13 @@ class Pipe:
     def resume(self) -> None:
         self._paused = False
         self._watch()
+
+    def take_rest(self) -> None:
+        """Hand on what came so far and was not read yet: whoever said it has ended, and there is not much more than a
+        buffer of the kernel's."""
+        for _ in range(REST_CHUNKS):
+            if self._read_fd is not None:
+                self._readable()
 
     def finish(self) -> None:
         """Close the write side when all that is queued has left; reading goes on."""
@@ -296,6 +306,9 @@ class Pipe:
             return
         self._finish_if_flushed()
         self._watch()
+        if not self._out and self.on_drained is not None:
+            drained, self.on_drained = self.on_drained, None
+            self._loop.call_soon(drained)
 
     def _finish_if_flushed(self) -> None:
         if self._finishing and not self._out and self._write_fd is not None:

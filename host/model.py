@@ -71,6 +71,35 @@ class TaskRun:
 
 
 @dataclass(frozen=True)
+class Quoted:
+    """The message that another one answers or is about, as far as it is known."""
+
+    id: str
+    """The channel's own id of it."""
+    sender: str
+    text: str
+    """Its beginning."""
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A file that came with a message."""
+
+    name: str
+    """What the sender called it; never a path."""
+    type: str
+    """MIME type, by content."""
+    bytes: int
+    path: str = ""
+    """Its name in the group's inbox; empty: it was not taken."""
+    why: str = ""
+    """Why it was not taken."""
+
+
+MESSAGE_KINDS: Final = frozenset({"message", "edit", "deletion", "reaction"})
+
+
+@dataclass(frozen=True)
 class Message:
     """One message as a channel delivered it, checked for shape and size but written by anyone."""
 
@@ -84,6 +113,12 @@ class Message:
     text: str
     sent_at: float
     """Seconds since the epoch, by the sender's clock."""
+    kind: str = "message"
+    """Or `edit` (`text` is the new one), `deletion`, `reaction` (`text` is it): of the message `quoted.id`."""
+    context_only: bool = False
+    """Too old to be answered: it calls nobody, and is shown with the next message that does."""
+    quoted: Quoted | None = None
+    attachments: tuple[Attachment, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +127,8 @@ class Stored:
 
     seq: int
     message: Message
+    edited: bool = False
+    deleted: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +145,13 @@ class Outgoing:
     """`reply` (ends a turn), `say` (during one) or `error` (the turn failed; the text says why)."""
     upto: int
     """Highest message seq that the turn had seen; the reply answers all up to it."""
+    quote: int = 0
+    """Seq of the message that it quotes; 0: none."""
+    file: str = ""
+    """A file to be sent, by its name in the outbox's folder; `text` is then what is said about it."""
+    file_name: str = ""
+    """What people see it called."""
+    attempts: int = field(default=0, compare=False)
 
 
 class Archive(Protocol):

@@ -41,6 +41,13 @@ MAY: Final[dict[str, tuple[Scope, Scope]]] = {
     "revoke_mount": (ANY, NONE),
     "grant_host": (ANY, NONE),
     "revoke_host": (ANY, NONE),
+    # The person's alone: who is linked, and which chat administers, is not for an agent to say.
+    "channel_status": (NONE, NONE),
+    "link_channel": (NONE, NONE),
+    "unlink_channel": (NONE, NONE),
+    "forget_channel": (NONE, NONE),
+    "list_chats": (NONE, NONE),
+    "move_group": (NONE, NONE),
 }
 
 
@@ -61,6 +68,8 @@ def authorize(untrusted_action: str, caller: Group, target: str | None = None) -
     own = target is None or target.lower() == caller.folder.lower()
     if allowed is ANY or (allowed is OWN and own):
         return None
+    if MAY[untrusted_action] == (NONE, NONE):
+        return f"{untrusted_action} is for the person at the terminal alone"
     if allowed is OWN:
         return f"{untrusted_action} is permitted for this group's own chat only; the main group may do it for others"
     return f"{untrusted_action} is permitted to the main group only"

@@ -57,7 +57,7 @@ class Terminals:
             case Watch(folder, history):
                 self._watch(client, self._host.group(folder), history)
             case Ack(out):
-                self._store.mark_sent(out)  # S4
+                self._store.outbox.mark_sent(out)  # S4
                 client.send("acked", out=out)
             case StopTurn(folder):
                 attempt = self._host.attempt(folder)
@@ -96,7 +96,7 @@ class Terminals:
             running=self._host.attempt(group.folder) is not None,
             history=[vars(line) for line in lines],
         )
-        unread = [out for out in self._store.outbox_pending(Console.name) if out.group == group.folder]
+        unread = [out for out in self._store.outbox.pending(Console.name) if out.group == group.folder]
         for outgoing in unread[:UNREAD_MAX]:
             self._host.deliver(outgoing)
         # Whoever opens a chat is about to write: the sandbox can start while they type.

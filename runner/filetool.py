@@ -19,6 +19,8 @@ from typing import Any, Final
 
 MAX_FILE: Final = 16 * 1024 * 1024
 """Largest file that is read or edited whole."""
+MAX_SENT: Final = 32 * 1024 * 1024
+"""Largest file that is sent: `protocol.MAX_SENT_FILE`, which this process does not import."""
 MAX_LINE: Final = 2000
 DEFAULT_LINES: Final = 2000
 MAX_FOUND: Final = 1000
@@ -113,15 +115,15 @@ def _read_text(path: Path) -> str:
     return data.decode("utf-8", "surrogateescape")  # an edit must give back every byte that it did not touch
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most: int = MAX_FILE) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     with open(fd, "rb") as f:  # noqa: PTH123 (it is a descriptor)
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode):
             raise RefusalError("it is not a regular file")
-        data = f.read(MAX_FILE + 1)
-    if len(data) > MAX_FILE:
-        raise RefusalError(f"it has more than {MAX_FILE} bytes; look at parts of it with a command")
+        data = f.read(most + 1)
+    if len(data) > most:
+        raise RefusalError(f"it has more than {most} bytes; take parts of it with a command")
     return data
 
 
@@ -173,17 +175,27 @@ def _cut(line: str) -> str:
 
 # --- one request ------------------------------------------------------------------------------------
 
-OPERATIONS: Final[dict[str, Callable[..., str]]] = {
+
+def send_file(path: Path) -> bytes:
+    """The whole file, for the chat."""
+    data = _read(path, MAX_SENT)
+    if not data:
+        raise RefusalError("the file is empty")
+    return data
+
+
+OPERATIONS: Final[dict[str, Callable[..., str | bytes]]] = {
     "read_file": read_file,
     "write_file": write_file,
     "edit_file": edit_file,
     "glob": glob,
     "grep": grep,
+    "send_file": send_file,
 }
 
 
-def answer(request: dict[str, Any]) -> tuple[str, bool]:
-    """What to tell the model, and whether it is an error."""
+def answer(request: dict[str, Any]) -> tuple[str | bytes, bool]:
+    """What to tell the model, and whether it is an error; of a file that is sent, its bytes."""
     arguments = dict(request["input"])
     try:
         path = Path(arguments.pop("path", "."))
@@ -197,9 +209,13 @@ def answer(request: dict[str, Any]) -> tuple[str, bool]:
 
 
 def main() -> None:
-    text, is_error = answer(json.load(sys.stdin))
-    # ASCII: whatever bytes a file name or a line held, they arrive.
-    json.dump({"text": text, "is_error": is_error}, sys.stdout)
+    request = json.load(sys.stdin)
+    found, is_error = answer(request)
+    data = b"" if isinstance(found, str) else found
+    text = Path(request["input"]["path"]).name if isinstance(found, bytes) else found
+    # ASCII: whatever bytes a file name or a line held, they arrive. A file's own bytes follow on the next line.
+    sys.stdout.buffer.write(json.dumps({"text": text, "is_error": is_error}).encode() + b"\n" + data)
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

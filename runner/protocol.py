@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Raised with every change of a frame; `Hello.version` carries it and a mismatch ends the container."""
 
 KIB: Final = 1024
@@ -38,6 +38,8 @@ MAX_STREAMS: Final = 64
 """Open streams per container."""
 MAX_TEXT: Final = 256 * KIB
 """Most UTF-8 bytes of a reply, of one `say`, and of one message to the agent."""
+MAX_SENT_FILE: Final = 32 * MIB
+"""Most bytes of a file for the chat."""
 MAX_DEPTH: Final = 100
 """Deepest nesting of a field's value. Python's parser takes as much as its stack happens to have left, and
 whoever encodes the value again further up the stack would not: that must not be the writer's choice."""
@@ -222,6 +224,19 @@ class Say:
 
 
 @dataclass(frozen=True)
+class File:
+    """A piece of a file for the chat, at most `CHUNK` bytes. Like a `call` it has a number, the same for all its
+    pieces, and after the `last` an answer. One file at a time."""
+
+    id: int
+    name: str
+    """What people see it called; never a path."""
+    caption: str
+    data: bytes
+    last: bool
+
+
+@dataclass(frozen=True)
 class Entries:
     """Messages API entries for the transcript, in order; stored only when the turn ends well."""
 
@@ -283,7 +298,9 @@ FAILURES: Final = frozenset(
 )
 
 ToRunner = Turn | Check | Input | Result | Refused | Stop | Opened | Bytes | Credit | Close
-ToHost = Hello | Checked | Progress | Call | Say | Entries | Usage | Open | Bytes | Credit | Close | Done | Failed
+ToHost = (
+    Hello | Checked | Progress | Call | Say | File | Entries | Usage | Open | Bytes | Credit | Close | Done | Failed
+)
 Frame = ToRunner | ToHost
 
 TO_RUNNER: Final[dict[str, type]] = {c.__name__.lower(): c for c in typing.get_args(ToRunner)}

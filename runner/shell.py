@@ -90,6 +90,18 @@ class Shell:
 
     def file_tool(self, tool: str, arguments: dict[str, Any], limit: int) -> tuple[str, bool]:
         """One file tool, in its own process (see `filetool`)."""
+        found, is_error, _ = self._file_process(tool, arguments, MAX_ANSWER)
+        return text.clip(text.printable(text.clean(found).encode()), limit), is_error
+
+    def file_to_send(self, path: str) -> tuple[str, bytes]:
+        """A file's name, and all of it; `ToolError` if it cannot be read."""
+        found, is_error, data = self._file_process("send_file", {"path": path}, protocol.MAX_SENT_FILE + MAX_ANSWER)
+        if is_error:
+            raise ToolError(text.clip(text.clean(found), 1000))
+        return text.clean(found), data
+
+    def _file_process(self, tool: str, arguments: dict[str, Any], most: int) -> tuple[str, bool, bytes]:
+        """Its words, whether they say that it failed, and the bytes that came after them."""
         # A memory file, not a pipe: no size of request can block the two on each other.
         stdin = os.memfd_create("request")
         with open(os.dup(stdin), "wb") as f:  # noqa: PTH123 (it is a descriptor)
@@ -101,16 +113,17 @@ class Shell:
             [sys.executable, "-I", "-S", "-B", str(FILETOOL)],
             stdin,
             seconds,
-            lambda data: answer.extend(data[: MAX_ANSWER - len(answer)]),
+            lambda data: answer.extend(data[: most - len(answer)]),
         )
         if outcome.timed_out:
             raise ToolError(f"it took longer than {seconds} s, and was stopped")
+        words, _, data = bytes(answer).partition(b"\n")
         try:
-            untrusted = protocol.parse_object(bytes(answer))
-            found, is_error = untrusted["text"], untrusted["is_error"] is True
+            untrusted = protocol.parse_object(words)
+            found, is_error = str(untrusted["text"]), untrusted["is_error"] is True
         except (protocol.PeerError, KeyError) as e:
             raise ToolError(f"it ended without an answer (status {outcome.status})") from e
-        return text.clip(text.printable(text.clean(str(found)).encode()), limit), is_error
+        return found, is_error, data
 
     def _spawn(self, argv: list[str], stdin: int, seconds: float, output: Callable[[bytes], None]) -> children.Outcome:
         try:

@@ -13,6 +13,8 @@ ROUND_BYTES: Final = protocol.MIB
 """Most bytes of all results of one round, so that they fit into one line of the pipe, escaped."""
 MAX_CALLS: Final = 64
 """Most calls of one round that are carried out."""
+MAX_CAPTION: Final = 1024
+"""Most bytes of what is said about a file that is sent."""
 SHOWN: Final = 2000
 """Characters of a result that the person who waits is shown."""
 
@@ -60,6 +62,11 @@ TABLE: Final[dict[str, tuple[str, dict[str, Any], tuple[str, ...]]]] = {
         },
         ("pattern",),
     ),
+    "send_file": (
+        "Send a file to the chat, such as a picture or a document, with a few words if you like. At most 32 MiB.",
+        {"path": _PATH, "caption": _STRING},
+        ("path",),
+    ),
     "send_message": (
         "Send a message to the chat now, before the turn ends.",
         {"text": _STRING},
@@ -74,6 +81,8 @@ _TYPES: Final[dict[str, type]] = {"string": str, "integer": int, "boolean": bool
 
 Ask = Callable[[str, dict[str, Any]], protocol.Result | protocol.Refused]
 """(method, params) → the host's answer."""
+Post = Callable[[str, str, bytes], protocol.Result | protocol.Refused]
+"""(name, caption, the file) → the host's answer."""
 
 
 def schemas(offered: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
@@ -100,12 +109,14 @@ class Tools:
         send: Callable[[protocol.Frame], None],
         offered: Sequence[dict[str, Any]] = (),
         ask: Ask | None = None,
+        post: Post | None = None,
     ) -> None:
-        """`offered`: tools that the host carries out, asked through `ask`."""
+        """`offered`: tools that the host carries out, asked through `ask`. `post`: takes files for the chat."""
         self._shell = shell
         self._limits = limits
         self._send = send
         self._ask = ask
+        self._post = post
         self._offered = [tool.get("name") for tool in offered]
         names = [*TABLE, *self._offered]
         if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
@@ -140,6 +151,8 @@ class Tools:
             return self._shell.run(arguments["command"], arguments.get("seconds", 0), limit)
         if name == "send_message":
             return self._say(arguments["text"])
+        if name == "send_file":
+            return self._send_file(arguments["path"], arguments.get("caption", ""))
         return self._shell.file_tool(name, arguments, limit)
 
     def _ask_host(self, name: str, untrusted_input: Any, limit: int) -> tuple[str, bool]:
@@ -162,6 +175,18 @@ class Tools:
         self._send(protocol.Say(words))
         self.said = True
         return "Sent.", False
+
+    def _send_file(self, path: str, caption: str) -> tuple[str, bool]:
+        if len(caption.encode()) > MAX_CAPTION:
+            raise ToolError(f"the caption is over {MAX_CAPTION} bytes: send a message beside the file")
+        name, data = self._shell.file_to_send(path)
+        if self._post is None:
+            raise ToolError("this chat takes no files")
+        answer = self._post(name, caption, data)
+        if isinstance(answer, protocol.Refused):
+            return f"The host refused: {answer.reason}", True
+        self.said = True
+        return f"Sent {name} ({len(data)} bytes).", False
 
 
 def checked(name: str, untrusted_input: Any) -> dict[str, Any]:

@@ -84,6 +84,15 @@ class Wire:
         self.send(frame)
         return self._answers.get()
 
+    def send_file(self, name: str, caption: str, data: bytes) -> protocol.Result | protocol.Refused:
+        """Hand a file over for the chat; the host's answer."""
+        self._calls += 1
+        self._open_call = self._calls
+        for start in range(0, max(1, len(data)), protocol.CHUNK):
+            piece, last = data[start : start + protocol.CHUNK], start + protocol.CHUNK >= len(data)
+            self.send(protocol.File(self._calls, name, caption, piece, last))
+        return self._answers.get()
+
     def send(self, frame: protocol.Frame) -> None:
         line = protocol.encode(frame)
         if len(line) > protocol.RUNNER_LINE_LIMIT:

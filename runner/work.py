@@ -61,7 +61,7 @@ def run(
         forwarder.start(wire.streams)
     env = shell.environment(turn.timezone, forwarder.URL if proxied else "")
     bash = shell.Shell(env, turn.limits, shell.WORKDIR)
-    carried = tools.Tools(bash, turn.limits, wire.send, turn.tools, wire.call)
+    carried = tools.Tools(bash, turn.limits, wire.send, turn.tools, wire.call, wire.send_file)
     if turn.ca_pem:
         _trust(context, turn.ca_pem)
     transport = pipe_http.PipeTransport(wire.streams, context)

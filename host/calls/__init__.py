@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from host import policy
-from host.calls import chat, groups, tasks
+from host.calls import channels, chat, groups, tasks
 from host.calls.base import Caller, Denied, Desk, Method, checked, schema
 from host.errors import UserError
 from host.model import Group
 
 __all__ = ["METHODS", "Caller", "Denied", "Desk", "carry_out", "offered"]
 
-METHODS: Final[dict[str, Method]] = {**chat.METHODS, **groups.METHODS, **tasks.METHODS}
+METHODS: Final[dict[str, Method]] = {**chat.METHODS, **groups.METHODS, **tasks.METHODS, **channels.METHODS}
 
 
 def carry_out(desk: Desk, caller: Caller, untrusted_method: str, untrusted_params: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from host.config import Config, Home
 from host.errors import UserError
@@ -41,8 +41,23 @@ class Caller:
         return self.group is None or self.group.is_main
 
 
+class Line(Protocol):
+    """A channel that is a program, as far as calls have to do with it."""
+
+    linking: Any
+    """How far a link is, as a dataclass."""
+
+    def link(self, phone: str) -> None: ...
+    def unlink(self) -> None: ...
+    def status(self) -> dict[str, Any]: ...
+
+
 def _nothing(*_: Any) -> None:
     """Where no host runs, there is nobody to tell: the next one reads the store."""
+
+
+def _no_host(*_: Any) -> None:
+    raise UserError("no host runs for this home", "start one: nanoclaw run")
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,14 @@ class Desk:
     running: Callable[[str], TaskRun | None] = _nothing
     """The run of a task that the turn at work in this group is; None for a turn that answers messages."""
     deliver: Callable[[Outgoing], None] = _nothing
-    channels: frozenset[str] = frozenset({"console"})
+    channels: Callable[[], Collection[str]] = lambda: ("console",)
+    """By name, all that this home has."""
+    lines: Callable[[], Mapping[str, Line]] = dict
+    """Those that are programs, where a host runs."""
+    begin_line: Callable[[str], None] = _no_host
+    """Have this one from now on, which this host has not."""
+    forget_line: Callable[[str, Callable[[], None]], None] = lambda name, then: then()
+    """End it, have it no longer, and call back when its program is gone."""
 
 
 @dataclass(frozen=True)

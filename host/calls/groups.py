@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from host import names
 from host.calls.base import Caller, Desk, Method, Param
+from host.calls.channels import chat_of
 from host.calls.grants import METHODS as GRANTS
 from host.config import groups as of_groups
 from host.errors import UserError
@@ -72,17 +73,18 @@ def show_group(desk: Desk, caller: Caller, target: str, params: dict[str, Any]) 
 
 
 def refresh_chats(desk: Desk, caller: Caller, target: str, params: dict[str, Any]) -> dict[str, Any]:
-    chats = desk.store.chats()
-    return {"chats": [{"channel": channel, "chat": chat, "name": name} for channel, chat, name in chats]}
+    chats = [each._asdict() for each in desk.store.messages.chats() if not each.group]
+    return {"chats": [{key: value for key, value in each.items() if key != "group"} for each in chats]}
 
 
 def register_group(desk: Desk, caller: Caller, target: str, params: dict[str, Any]) -> dict[str, Any]:
-    folder, channel, chat = params["folder"], params["channel"], params["chat"]
+    folder, channel = params["folder"], params["channel"]
+    chat = chat_of(desk, channel, params["chat"])
     if reason := names.refusal(folder, []):
         raise UserError(reason, status=2)
-    if channel not in desk.channels:
+    if channel not in desk.channels():
         raise UserError(
-            f"there is no channel {channel[:60]!r}", f"there is: {', '.join(sorted(desk.channels))}", status=2
+            f"there is no channel {channel[:60]!r}", f"there is: {', '.join(sorted(desk.channels()))}", status=2
         )
     if not ID.fullmatch(chat):
         raise UserError("the chat's id is empty, over 200 characters, or holds control characters", status=2)

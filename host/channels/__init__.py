@@ -11,6 +11,7 @@ class Channel(Protocol):
     """One way to reach people. Calls never block; what cannot be delivered now stays in the outbox."""
 
     name: str
+    takes_files: bool
 
     def deliver(self, outgoing: Outgoing) -> None:
         """Say it. The channel's ack, whenever it comes, is what makes the row S4 (sent); until then the row

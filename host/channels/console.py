@@ -11,6 +11,7 @@ class Console:
     nobody watching it waits in the outbox for the next `chat`."""
 
     name = "console"
+    takes_files = False  # a file is in the group's folder, on this very machine
 
     def __init__(self, control: Control) -> None:
         self._control = control

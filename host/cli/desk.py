@@ -63,6 +63,7 @@ def carry_out_here(home: Home, method: str, params: dict[str, Any]) -> dict[str,
     """What a running host would do: the same calls on the same store, but there is no engine to be asked and nobody
     to be told. The home's lock is held."""
     from host import calls, config, source
+    from host.channels import whatsapp
 
     settings = config.load(home)
     with contextlib.closing(store.Store(home.data / "nanoclaw.db")) as opened:
@@ -70,5 +71,9 @@ def carry_out_here(home: Home, method: str, params: dict[str, Any]) -> dict[str,
             from host.house import registered
 
             registered(opened)
-        desk = calls.Desk(store=opened, config=settings, home=home, now=time.time, project=str(source.ROOT))
+        names = ["console", *(name for name, _ in settings.channels.commands)]
+        names += [whatsapp.NAME] if whatsapp.in_use(home) else []
+        desk = calls.Desk(
+            store=opened, config=settings, home=home, now=time.time, project=str(source.ROOT), channels=lambda: names
+        )
         return calls.carry_out(desk, calls.Caller(None), method, params)

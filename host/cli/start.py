@@ -10,10 +10,13 @@ from dataclasses import replace
 from host import config as configuration
 from host import credentials, images, source
 from host.app import App, Parts
+from host.channels import whatsapp
+from host.channels.program import Command
 from host.cli.out import note
 from host.config import Config, Home
 from host.engines.base import Engine
 from host.engines.choice import choose
+from host.errors import UserError
 from host.log import Log
 from host.loop import Loop
 from host.model import Enforcement, Image
@@ -47,7 +50,21 @@ def gather(args: argparse.Namespace, home: Home, progress: Callable[[str], None]
         image=image,
         project=source.snapshot(home.cache),
         environment_secrets=from_environment,
+        channels=channels_of(home, config, progress),
     )
+
+
+def channels_of(home: Home, config: Config, progress: Callable[[str], None]) -> dict[str, Command]:
+    """The channels that are programs: those that config.toml names, and WhatsApp where it is in use. One that cannot
+    be started is there all the same, with the reason: what it brought is answered elsewhere, and kept."""
+    found = {name: Command(argv, home.data / "channels" / name) for name, argv in config.channels.commands}
+    if whatsapp.in_use(home):
+        try:
+            found[whatsapp.NAME] = whatsapp.command(home, config.channels.whatsapp_proxy, progress)
+        except UserError as e:
+            problem = "; ".join([str(e), *e.hints])
+            found[whatsapp.NAME] = Command((), whatsapp.folder(home), problem=problem)
+    return found
 
 
 def ready_engine(

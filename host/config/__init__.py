@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from host.config import channels as of_channels
 from host.config import groups as of_groups
 from host.config import values
+from host.config.channels import ChannelSettings
 from host.config.groups import GroupSettings
 from host.config.values import fail
 from host.errors import UserError
@@ -73,6 +75,7 @@ class Config:
     accept_not_enforced: tuple[str, ...] = ()
     # What main's agent may grant to a group; the person may grant any.
     grantable_hosts: tuple[AllowedHost, ...] = ()
+    channels: ChannelSettings = field(default_factory=ChannelSettings)
     groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Folder, in lower case → what this file says of it, by setting."""
 
@@ -243,10 +246,15 @@ _SETTINGS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "limits.max_sandboxes": values.integer,
     "limits.warm_sandboxes": values.integer,
     "limits.warm_minutes": values.number,
+    "messages.max_age_hours": values.number,
+    "messages.attachment": values.size,
+    "messages.inbox": values.size,
+    "whatsapp.proxy": values.text,
     "accept_not_enforced": values.texts,
     "grantable_hosts": values.hosts,
 }
-_SECTIONS: Final = {"model", "limits", "groups"}
+_SECTIONS: Final = {"model", "limits", "groups", "messages", "channels", "whatsapp"}
+_TABLES: Final = {"groups", "channels"}
 
 
 def parse(document: dict[str, Any], machine: Machine) -> Config:
@@ -268,6 +276,7 @@ def parse(document: dict[str, Any], machine: Machine) -> Config:
         warm_sandboxes=given.get("limits.warm_sandboxes", Config.warm_sandboxes),
         warm_seconds=given.get("limits.warm_minutes", Config.warm_seconds / 60) * 60,
         groups=_groups(document.get("groups", {})),
+        channels=of_channels.parse(given, document.get("channels", {})),
     )
 
 
@@ -301,7 +310,7 @@ def _settings(document: dict[str, Any]) -> dict[str, Any]:
             flat[key] = value
         elif not isinstance(value, dict):
             fail(key, "is a section, not a setting", f"write [{key}] on a line of its own, and its settings below")
-        elif key != "groups":
+        elif key not in _TABLES:
             flat.update({f"{key}.{name}": item for name, item in value.items()})
     for key in flat:
         if key not in _SETTINGS:

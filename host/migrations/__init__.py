@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Final
 
 from host.errors import UserError
-from host.migrations import step_1, step_2, step_3
+from host.migrations import step_1, step_2, step_3, step_4
 
 Step = Sequence[str]
-STEPS: Final[tuple[Step, ...]] = (step_1.STATEMENTS, step_2.STATEMENTS, step_3.STATEMENTS)
+STEPS: Final[tuple[Step, ...]] = (
+    step_1.STATEMENTS,
+    step_2.STATEMENTS,
+    step_3.STATEMENTS,
+    step_4.STATEMENTS,
+)
 
 
 def migrate(db: sqlite3.Connection, path: Path, steps: Sequence[Step] = STEPS) -> None:

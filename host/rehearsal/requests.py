@@ -26,6 +26,7 @@ I understand, one request on a line:
   repeat TEXT
   say TEXT first         a message before the turn ends
   say nothing            an empty reply
+  send file FILE         to the chat, where it takes files
   tool NAME {{{{JSON}}}}       any tool that this turn offers, and what it answered
   think slowly SECONDS   an answer that takes its time, to be stopped
   fail KIND [TIMES]      {{kinds}}
@@ -136,11 +137,17 @@ GRAMMAR: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Step | Non
             r"think\s+slowly\s+(?P<seconds>\d{1,4}(?:\.\d{1,3})?)(?:\s*s|\s*seconds)?\W*",
             lambda m: Speak(_musing(float(m["seconds"])), min(float(m["seconds"]), MAX_SLOW_SECONDS)),
         ),
+        (
+            r"send\s+file\s+(?P<file>\S.*)",
+            lambda m: Use("send_file", {"path": m["file"]}, after="I sent it."),
+        ),
         (r"fail\s+(?P<kind>\w{1,16})(?:\s+(?P<times>\d{1,6}))?\W*", _fail),
         (r"help\W*", lambda m: Speak(help_text())),
     )
 )
 _MESSAGE: Final = re.compile(r"<(?:message|task)\b[^>]*>(.*?)</(?:message|task)>", re.DOTALL)
+# What a message quotes or brings along is not what it asks for.
+_BESIDE: Final = re.compile(r"<quoted\b[^>]*>.*?</quoted>|<attachment\b[^>]*/>", re.DOTALL)
 _TRIGGER: Final = re.compile(r"@\S+[\s,:]+")
 
 
@@ -155,7 +162,7 @@ def _musing(seconds: float) -> str:
 
 def steps(prompt: str) -> list[Step]:
     """The requests in one prompt or follow-up, in order; the introduction, if there are none."""
-    texts = [html.unescape(text) for text in _MESSAGE.findall(prompt)] or [prompt]
+    texts = [html.unescape(_BESIDE.sub("", text)) for text in _MESSAGE.findall(prompt)] or [prompt]
     found: list[Step] = []
     for text in texts:
         # A failure was for its own message: when that comes again beside the next, it is not to fail for ever.

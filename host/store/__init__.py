@@ -20,7 +20,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from host import intake
 from host.migrations import migrate
@@ -29,12 +29,12 @@ from host.store import lookback, upkeep
 from host.store.database import faults, open_database
 from host.store.groups import Registry
 from host.store.lock import Lock, lock
-from host.store.rows import MESSAGE, OF_GROUP, OUTGOING, Context, Line, as_stored, outgoing_of
+from host.store.messages import Messages
+from host.store.outbox import Outbox
+from host.store.rows import Context, Line, outgoing_of
 from host.store.tasks import Tasks
 
 __all__ = ["Context", "Line", "Lock", "Store", "lock"]
-
-PAGE: Final = 32
 
 
 class Store:
@@ -44,6 +44,8 @@ class Store:
         self._path, self._clock = path, clock
         self._db = open_database(path, lambda db: migrate(db, path))
         self.registry = Registry(self._transaction, self._rows, clock)
+        self.messages = Messages(self._transaction, self._rows, clock)
+        self.outbox = Outbox(self._transaction, self._rows, clock)
         self.tasks = Tasks(self._transaction, self._rows, clock)
 
     def close(self) -> None:
@@ -65,46 +67,11 @@ class Store:
     def group_of(self, channel: str, chat: str) -> Group | None:
         return self.registry.of_chat(channel, chat)
 
-    def chats(self) -> list[tuple[str, str, str]]:
-        """Chats that wrote and are not registered, the latest first: channel, id, and a name that anyone chose."""
-        return [
-            (channel, chat, name)
-            for channel, chat, name in self._rows(
-                "SELECT channel, chat, name FROM chats c WHERE NOT EXISTS (SELECT 1 FROM groups g"
-                " WHERE (g.channel, g.chat) = (c.channel, c.chat)) ORDER BY last_seen DESC LIMIT 200"
-            )
-        ]
-
     # --- messages in ------------------------------------------------------------------------------
 
     def add_message(self, message: Message) -> Stored | None:
-        """S1: committed when this returns. None for a repeat, and for a chat that is not registered: of
-        those the store notes that they wrote, and not what."""
-        m, now = message, self._clock()
-        if self.group_of(m.channel, m.chat) is None:
-            self._note_chat(m, now)
-            return None
-        with self._transaction() as db:
-            added = db.execute(
-                "INSERT INTO messages (channel, id, chat, sender, sender_name, text, sent_at, arrived_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (channel, id) DO NOTHING",
-                (m.channel, m.id, m.chat, m.sender, m.sender_name, m.text, m.sent_at, now),
-            )
-            seq = added.lastrowid if added.rowcount else None
-        return Stored(seq, message) if seq else None
-
-    def _note_chat(self, m: Message, now: float) -> None:
-        with self._transaction(durable=False) as db:
-            db.execute(
-                "INSERT INTO chats (channel, chat, name, last_seen) VALUES (?1, ?2, ?3, ?4)"
-                " ON CONFLICT (channel, chat) DO UPDATE SET name = ?3, last_seen = ?4",
-                (m.channel, m.chat, m.sender_name, now),
-            )
-
-    def seq_of(self, channel: str, message_id: str) -> int:
-        """0 if no such message is stored."""
-        rows = self._rows("SELECT seq FROM messages WHERE channel = ? AND id = ?", channel, message_id)
-        return int(rows[0][0]) if rows else 0
+        """S1, as `Messages.add` does."""
+        return self.messages.add(message)
 
     def groups_with_pending(self) -> list[str]:
         """Folders of groups with messages that no turn has ended for; who has waited longest comes first."""
@@ -130,19 +97,7 @@ class Store:
         return int(self._rows(query, folder, since)[0][0])
 
     def pending(self, folder: str) -> Iterator[Stored]:
-        """Messages that no turn has ended for, oldest first; read as they are asked for, since a chat
-        that never calls the agent can have any number of them."""
-        after = -1
-        while True:
-            page = self._rows(
-                f"SELECT {MESSAGE} {OF_GROUP} AND m.seq > max(g.answered_upto, ?) ORDER BY m.seq LIMIT {PAGE}",
-                folder,
-                after,
-            )
-            yield from map(as_stored, page)
-            if len(page) < PAGE:
-                return
-            after = page[-1][0]
+        return self.messages.pending(folder)
 
     def context(self, folder: str) -> Context:
         """What the next prompt is made of: all that the agent has not seen, also of turns that failed."""
@@ -278,32 +233,14 @@ class Store:
         with self._transaction() as db:
             return outgoing_of(db, self._queue(db, folder, turn, "say", text, 0))
 
-    def outbox_pending(self, channel: str) -> list[Outgoing]:
-        """What this channel has not acked, oldest first."""
-        rows = self._rows(f"SELECT {OUTGOING} FROM outbox WHERE channel = ? AND sent_at IS NULL ORDER BY id", channel)
-        return [Outgoing(*row) for row in rows]
-
-    def mark_sent(self, untrusted_id: int) -> None:
-        """S4: the channel has it. A number that is no row's changes nothing."""
-        if 0 < untrusted_id < 2**63:
-            with self._transaction() as db:
-                db.execute(
-                    "UPDATE outbox SET sent_at = ? WHERE id = ? AND sent_at IS NULL", (self._clock(), untrusted_id)
-                )
-
-    def mark_attempt(self, outgoing: Outgoing) -> None:
-        """The channel was given it, and nobody knows yet whether it arrived."""
-        with self._transaction(durable=False) as db:
-            db.execute("UPDATE outbox SET attempts = attempts + 1 WHERE id = ?", (outgoing.id,))
+    def add_file(self, folder: str, turn: str, file: tuple[str, str], caption: str) -> Outgoing:
+        """A file for the chat, by its name in the outbox's folder and the one that people see."""
+        with self._transaction() as db:
+            row = self.outbox.queue(db, self._clock(), folder, turn, "say", caption, 0, file=file)
+            return outgoing_of(db, row)
 
     def _queue(self, db: sqlite3.Connection, folder: str, turn: str, kind: str, text: str, upto: int) -> int:
-        added = db.execute(
-            "INSERT INTO outbox (grp, channel, chat, text, turn, kind, upto, created_at)"
-            " SELECT folder, channel, chat, ?, ?, ?, ?, ? FROM groups WHERE folder = ?",
-            (text, turn, kind, upto, self._clock(), folder),
-        )
-        assert added.lastrowid is not None
-        return added.lastrowid
+        return self.outbox.queue(db, self._clock(), folder, turn, kind, text, upto)
 
     @staticmethod
     def _end_of(db: sqlite3.Connection, turn: str) -> Outgoing | None:

@@ -89,6 +89,19 @@ class Registry:
         if other:
             raise UserError(f"the group {other[0]} already has this chat, or the role of main", status=2)
 
+    def move(self, folder: str, channel: str, chat: str) -> None:
+        """The group is this chat from now on. What was written there before does not call the agent."""
+        with self._transaction() as db:
+            other = db.execute("SELECT folder FROM groups WHERE (channel, chat) = (?, ?)", (channel, chat)).fetchone()
+            if other and other[0].lower() != folder.lower():
+                raise UserError(f"the group {other[0]} already is this chat", status=2)
+            # Cursors only ever go forward, and messages of all chats are numbered together.
+            db.execute(
+                "UPDATE groups SET channel = ?1, chat = ?2, answered_upto = (SELECT ifnull(max(seq), 0) FROM messages),"
+                " seen_upto = (SELECT ifnull(max(seq), 0) FROM messages) WHERE folder = ?3 AND removed_at IS NULL",
+                (channel, chat, folder),
+            )
+
     def change(self, folder: str, *, name: str, needs_trigger: bool, settings: Mapping[str, Any]) -> None:
         with self._transaction() as db:
             db.execute(

@@ -8,13 +8,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from host.model import Group, Message, Outgoing, Stored
+from host.model import Attachment, Group, Message, Outgoing, Quoted, Stored
 
 # The columns that the functions below expect, in their order.
 GROUP: Final = "folder, channel, chat, name, is_main, needs_trigger, settings"
-MESSAGE: Final = "m.seq, m.channel, m.id, m.chat, m.sender, m.sender_name, m.text, m.sent_at"
+MESSAGE: Final = (
+    "m.seq, m.channel, m.id, m.chat, m.sender, m.sender_name, m.text, m.sent_at, m.kind, m.context_only, m.extra,"
+    " m.edited_at IS NOT NULL, m.deleted_at IS NOT NULL"
+)
 OF_GROUP: Final = "FROM groups g JOIN messages m ON m.channel = g.channel AND m.chat = g.chat WHERE g.folder = ?1"
-OUTGOING: Final = "id, grp, channel, chat, text, turn, kind, upto"
+OUTGOING: Final = "id, grp, channel, chat, text, turn, kind, upto, quote, file, file_name, attempts"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,24 @@ def as_group(row: Any) -> Group:
 
 
 def as_stored(row: Any) -> Stored:
-    return Stored(row[0], Message(*row[1:]))
+    seq, channel, number, chat, sender, name, text, sent_at, kind, context_only, extra, edited, deleted = row
+    more = json.loads(extra)
+    message = Message(
+        channel, number, chat, sender, name, text, sent_at, kind, bool(context_only),
+        quoted=Quoted(**more["quoted"]) if "quoted" in more else None,
+        attachments=tuple(Attachment(**each) for each in more.get("attachments", ())),
+    )  # fmt: skip
+    return Stored(seq, message, bool(edited), bool(deleted))
+
+
+def extra_of(message: Message) -> str:
+    """What only prompts are made of, as `as_stored` reads it."""
+    more: dict[str, Any] = {}
+    if message.quoted is not None:
+        more["quoted"] = vars(message.quoted)
+    if message.attachments:
+        more["attachments"] = [vars(each) for each in message.attachments]
+    return json.dumps(more, ensure_ascii=False, separators=(",", ":"))
 
 
 def outgoing_of(db: sqlite3.Connection, row_id: int) -> Outgoing:

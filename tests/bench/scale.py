@@ -118,5 +118,5 @@ def fill(path: Path) -> None:
             ),
         )
         db.execute("UPDATE groups SET (answered_upto, seen_upto) = (SELECT max(seq), max(seq) FROM messages)")
-    assert store.seq_of("console", f"old{MESSAGES - 1}") == MESSAGES
+    assert store.messages.seq_of("console", f"old{MESSAGES - 1}") == MESSAGES
     store.close()

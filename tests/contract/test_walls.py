@@ -255,7 +255,7 @@ def test_there_is_no_network(house: House, listener: int) -> None:
 
 def test_odd_sockets_and_new_calls_are_refused(house: House) -> None:
     ask = (
-        "python3 -c \"\nimport socket, ctypes, os\nfor f in (17, 38, 40, 31):\n"
+        'python3 -c "\nimport socket, ctypes, os\nfor f in (17, 38, 40, 31):\n'
         " try: socket.socket(f, 3 if f == 17 else 5 if f == 38 else 1); print('made', f)\n except OSError: pass\n"
         'ctypes.CDLL(None).syscall(425, 1, None); print(len(socket.if_nameindex()))"'
     )

@@ -60,4 +60,3 @@ def test_a_task_runs_where_its_check_says_so_and_its_check_has_no_key(home: Path
         assert runs()[0] == "done"
         assert "watered" in json.dumps(rows(home, "SELECT text FROM outbox ORDER BY id"))
         assert "ANTHROPIC" not in ask(home, engine, "main", "run cat seen")
-

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from host import asking, attempt, mounts, policy
+from host import asking, mounts, policy, words
 from host.allowlist import TARGET, Allowlist, Verdict
 from host.drill import Outcome, Plan, run, traps
 from host.drill.probes import PROBES
@@ -249,7 +249,7 @@ def test_a_neighbours_folder_is_seen(name: str, image: Image, tmp_path: Path) ->
 
 
 def test_a_host_without_caps_is_found_out(image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, cap in ((attempt, "MAX_SAYS"), (asking, "MAX_CALLS"), (attempt, "MAX_TRANSCRIPT_BYTES"),
+    for module, cap in ((words, "MAX_SAYS"), (asking, "MAX_CALLS"), (words, "MAX_TRANSCRIPT_BYTES"),
                         (tasks, "MAX_PER_GROUP")):  # fmt: skip
         monkeypatch.setattr(module, cap, 1 << 40)
     wanted = {"says-bounded", "calls-bounded", "entries-bounded", "tasks-bounded"}

@@ -13,6 +13,7 @@ from typing import Any
 
 from host import control
 from host.app import App, Parts
+from host.channels.program import Command
 from host.cli.session import Event, Session
 from host.config import Config, Home, prepare
 from host.log import Log
@@ -49,6 +50,7 @@ class FakeHome:
         unlike: dict[str, str] | None = None,
         missing: dict[str, str] | None = None,
         tasks: bool = True,
+        channels: dict[str, Command] | None = None,
         **config: Any,
     ) -> None:
         self.home = Home(folder / "config", folder / "data", folder / "cache")
@@ -60,8 +62,9 @@ class FakeHome:
         self.loop, self.engine = Loop(), Fakes(behaviour, unlike)
         enforcement = Enforcement("subprocess", "0", missing or {})
         settings = replace(Config(), **{"warm_sandboxes": 0, **config})
-        parts = Parts(self.home, settings, self.engine, enforcement, no_image(), folder / "project", {})
+        parts = Parts(self.home, settings, self.engine, enforcement, no_image(), folder / "project", {}, channels or {})
         self.app = App(self.loop, parts, Log(self.home.data / "log" / "nanoclaw.log", to_stderr=False, quiet=True))
+        self._closed = False
         self.most = 0
         self.events: list[Event] = []
         here, there = socket.socketpair()
@@ -91,23 +94,23 @@ class FakeHome:
             tick = self.loop.call_later(0.05, lambda: None)
             self.loop.step()
             tick.cancel()
-            self.most = max(self.most, len(self.app._attempts))
+            self.most = max(self.most, len(self.app._work.attempts))
             assert not late, f"not within {seconds} seconds"
         timer.cancel()
 
     def quiet(self, seconds: float = 30) -> None:
         """Until nothing runs."""
-        self.until(lambda: not self.app._attempts, seconds)
+        self.until(lambda: not self.app._work.attempts, seconds)
 
     def said(self, group: str, *kinds: str) -> list[str]:
         """What waits in the group's outbox, in order."""
-        outs = self.store.outbox_pending("console")
+        outs = self.store.outbox.pending("console")
         return [out.text for out in outs if out.group == group and (not kinds or out.kind in kinds)]
 
     def numbered(self) -> dict[str, list[str]]:
         """Group → the `[…]` marks that its replies repeat, in the order of the replies."""
         found: dict[str, list[str]] = {}
-        for out in self.store.outbox_pending("console"):
+        for out in self.store.outbox.pending("console"):
             assert out.kind == "reply", out
             found.setdefault(out.group, []).extend(re.findall(r"\[([\w:]+)\]", out.text))
         return found
@@ -132,7 +135,11 @@ class FakeHome:
         return list(self.store._rows("SELECT what, detail FROM events WHERE grp = ? ORDER BY id", group))
 
     def close(self) -> None:
+        """Once; a second time does nothing."""
         done: list[bool] = []
+        if self._closed:
+            return
+        self._closed = True
         self.session.close()
         self.app.close(lambda: done.append(True))
         self.until(lambda: done)

@@ -69,5 +69,5 @@ def test_an_endless_turn_delays_nobody_beyond_its_share(home: FakeHome) -> None:
         f"group{n:03}": [f"{n}:m{k}" for k in range(EACH)] for n in others
     }
     assert [spec.group for spec in home.engine.launched].count("group000") == 1
-    assert "group000" in home.app._attempts
+    assert "group000" in home.app._work.attempts
     assert home.most == LIMIT

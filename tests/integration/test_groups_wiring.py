@@ -80,9 +80,9 @@ def test_one_that_is_removed_is_heard_no_more_and_its_turn_ends(open_home: Open)
     home = open_home(behaviour="echo")
     home.register("family")
     assert home.write("family", "hello")
-    home.until(lambda: "family" in home.app._attempts and home.app._attempts["family"]._handed_over)
+    home.until(lambda: "family" in home.app._work.attempts and home.app._work.attempts["family"]._handed_over)
     assert home.ask("remove_group", folder="family", trash=True)["event"] == "result"
-    assert "family" not in home.app._attempts
+    assert "family" not in home.app._work.attempts
     assert home.write("family", "hello?") is False
     assert home.store.group("family") is None
     home.until(lambda: home.app._pool.live == 0)
@@ -296,7 +296,7 @@ def test_a_run_that_is_taken_back_in_the_same_breath_does_not_come(open_home: Op
     late: list[bool] = []
     home.loop.call_soon(lambda: late.append(True))
     home.until(lambda: late)
-    assert home.app._attempts == {}
+    assert home.app._work.attempts == {}
     assert home.engine.launched == []
 
 
@@ -305,7 +305,7 @@ def test_what_is_written_while_a_task_runs_has_a_turn_of_its_own(open_home: Open
     home.register("family")
     made = home.app.call("schedule_task", {"group": "family", "prompt": "t", "kind": "interval", "schedule": "3600"})
     home.app.call("run_task_now", {"id": made["task"]["id"]})
-    home.until(lambda: "family" in home.app._attempts)
+    home.until(lambda: "family" in home.app._work.attempts)
     home.write("family", "and this?")
     home.until(lambda: len(home.said("family", "reply")) == 2)
     home.quiet()
@@ -353,7 +353,7 @@ def test_one_that_is_removed_while_its_task_runs_does_not_go_on_to_its_messages(
     home.register("family")
     made = home.app.call("schedule_task", {"group": "family", "prompt": "t", "kind": "interval", "schedule": "3600"})
     home.app.call("run_task_now", {"id": made["task"]["id"]})
-    home.until(lambda: "family" in home.app._attempts)
+    home.until(lambda: "family" in home.app._work.attempts)
     home.write("family", "and this?")
     assert home.ask("remove_group", folder="family", trash=True)["event"] == "result"
     home.quiet()
@@ -386,7 +386,7 @@ def test_settings_of_one_group_that_mean_nothing_are_told_there_and_stop_no_othe
     chosen = {"family": {"timezone": "Mars/Base", "mounts": mounts}, "choir": {"mounts": mounts}}
     for folder, settings in chosen.items():
         home.store.registry.change(folder, name=folder, needs_trigger=False, settings=settings)
-        home.app._group_changed(folder)
+        home.app._work.group_changed(folder)
     home.write("family", "hello")
     home.write("choir", "hello")
     home.quiet()

@@ -34,8 +34,8 @@ store = Store(path)
 if not store.groups():
     store.add_group(Group("main", "console", "main", "main", is_main=True))
 store.recover()
-for outgoing in store.outbox_pending("console"):
-    store.mark_sent(outgoing.id)
+for outgoing in store.outbox.pending("console"):
+    store.outbox.mark_sent(outgoing.id)
     ack("sent", outgoing.id)
 for number in range(100_000):
     for part in range(chance.randint(1, 3)):
@@ -53,7 +53,7 @@ for number in range(100_000):
     entries = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "y" * chance.randint(1, 20_000)}]
     outgoing = store.finish_turn("main", turn, upto, f"answer of {turn}", entries, (1, 2))
     ack("answered", turn, upto, outgoing.id)
-    store.mark_sent(outgoing.id)
+    store.outbox.mark_sent(outgoing.id)
     ack("sent", outgoing.id)
 """
 

@@ -416,3 +416,34 @@ def test_names_that_people_have(name: str) -> None:
 def test_names_that_nobody_has(name: str) -> None:
     with pytest.raises(UserError, match="assistant"):
         Config(assistant=name)
+
+
+# --- channels -----------------------------------------------------------------------------------------
+
+
+def test_channels_are_commands_and_messages_have_an_age() -> None:
+    messages = {"max_age_hours": 2, "attachment": "5 MB"}
+    found = parse({"messages": messages, "channels": {"irc": {"command": ["/bin/irc"]}}}, LAPTOP)
+    assert found.channels.commands == (("irc", ("/bin/irc",)),)
+    assert found.channels.max_age_seconds == 7200
+    assert found.channels.attachment_bytes == 5 * 1024**2
+
+
+@pytest.mark.parametrize(
+    ("document", "word"),
+    [
+        ({"channels": {"whatsapp": {"command": ["/x"]}}}, "name"),
+        ({"channels": {"Irc": {"command": ["/x"]}}}, "name"),
+        ({"channels": {"irc": {}}}, "command"),
+        ({"channels": {"irc": {"command": ["/x"], "key": 1}}}, "nothing else"),
+        ({"channels": {"irc": {"command": []}}}, "full path"),
+        ({"channels": {"irc": {"command": ["irc"]}}}, "full path"),
+        ({"channels": 3}, "section"),
+        ({"messages": {"max_age_hours": -1}}, "max_age_hours"),
+        ({"messages": {"attachment": "1 TB"}}, "attachment"),
+    ],
+)
+def test_what_is_no_channel_is_refused(document: dict[str, Any], word: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(document, LAPTOP)
+    assert word in " ".join([str(caught.value), *caught.value.hints])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from host import calls
+from host import calls, policy
 from host.drill import controls, hostile, looks, report, rogue, scenes, standin, traps, weaken
 from host.drill.conduct import select, sweep
 from host.drill.probes import PROBES, power
@@ -218,7 +218,9 @@ def test_a_rogue_is_given_its_orders_and_its_report_is_read() -> None:
 
 
 def test_every_action_of_the_policy_is_asked_for_and_no_other_counts_as_one() -> None:
-    asked = {f"asks-{action.replace('_', '-')}" for action in MAY if action in calls.METHODS}
+    persons = {action for action, scopes in MAY.items() if set(scopes) == {policy.Scope.NONE}}
+    assert persons == {method for method, _ in power.PERSONS}
+    asked = {f"asks-{action.replace('_', '-')}" for action in MAY if action in calls.METHODS and action not in persons}
     assert asked == {probe.id for probe in PROBES if probe.id.startswith("asks-")}
     assert [probe for probe, _, _ in power.asked_by_a_group()].count("asks-send") == 1
 

@@ -31,10 +31,12 @@ ADMINISTRATION = (
     "list_groups", "register_group", "update_group", "remove_group", "refresh_chats", "write_global_memory",
     "grant_mount", "grant_host", "show_group", "revoke_mount", "revoke_host",
 )  # fmt: skip
+PERSONS = ("channel_status", "link_channel", "unlink_channel", "forget_channel", "list_chats", "move_group")
 EXPECTED = {
     "send": (ANY, OWN),
     **dict.fromkeys(TASKS, (ANY, OWN)),
     **dict.fromkeys(ADMINISTRATION, (ANY, NONE)),
+    **dict.fromkeys(PERSONS, (NONE, NONE)),
 }
 
 ACTIONS = [*EXPECTED, "SEND", "send ", "", "__class__", "is_main"]

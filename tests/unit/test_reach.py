@@ -14,6 +14,7 @@ MAY = {
     "link": "connects to the address that the gate vetted",
     "resolver": "looks up the names that the gate was asked for",
     "control": "the Unix socket of this home",
+    "channels.program": "a socket pair, one end of it a child's",
     "cli.session": "a socket pair within this process",
     "credentials.endpoint": "parses a URL (urllib.parse)",
     "credentials.scrub": "knows how URLs escape (urllib.parse)",

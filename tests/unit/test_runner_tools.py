@@ -28,8 +28,19 @@ def sent() -> Sent:
 
 
 @pytest.fixture
-def kit(tmp_path: Path, sent: Sent) -> Tools:
-    return Tools(Shell(shell.environment("UTC", ""), LIMITS, str(tmp_path)), LIMITS, sent.append)
+def posted() -> list[tuple[str, str, bytes]]:
+    return []
+
+
+@pytest.fixture
+def kit(tmp_path: Path, sent: Sent, posted: list[tuple[str, str, bytes]]) -> Tools:
+    def post(name: str, caption: str, data: bytes) -> protocol.Result | protocol.Refused:
+        if name == "refused":
+            return protocol.Refused(1, "no files here")
+        posted.append((name, caption, data))
+        return protocol.Result(1, {})
+
+    return Tools(Shell(shell.environment("UTC", ""), LIMITS, str(tmp_path)), LIMITS, sent.append, post=post)
 
 
 def call(name: str, number: int = 1, **arguments: Any) -> dict[str, Any]:
@@ -53,6 +64,7 @@ def test_every_tool_takes_its_smallest_input(kit: Tools, tmp_path: Path) -> None
         "edit_file": {"path": "x", "old": "old", "new": "new"},
         "glob": {"pattern": "*"},
         "grep": {"pattern": "new"},
+        "send_file": {"path": "x"},
         "send_message": {"text": "hi"},
     }
     assert inputs.keys() == tools.TABLE.keys()
@@ -64,7 +76,7 @@ def test_every_tool_takes_its_smallest_input(kit: Tools, tmp_path: Path) -> None
 def test_every_tool_takes_all_its_inputs(kit: Tools, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("old old")
     values = {"path": "x", "pattern": "old", "command": "echo", "content": "old old", "include": "*", "text": "t"}
-    values |= {"old": "old", "new": "new"}
+    values |= {"old": "old", "new": "new", "caption": "c"}
     for name, (_, properties, _) in tools.TABLE.items():
         kinds = {"integer": 1, "boolean": True}
         given = {key: values.get(key, kinds.get(schema["type"])) for key, schema in properties.items()}
@@ -108,6 +120,31 @@ def test_a_wrong_call_is_answered_in_words(kit: Tools, name: str, given: Any, wo
     (result,) = kit.carry_out([{"type": "tool_use", "id": "a", "name": name, "input": given}])
     assert result["is_error"] is True
     assert words in result["content"]
+
+
+def test_a_file_is_sent_whole_whatever_its_bytes(kit: Tools, tmp_path: Path, posted: list[Any]) -> None:
+    data = bytes(range(256)) * 4096 + b"\n{}"
+    (tmp_path / "ph\n oto.png").write_bytes(data)
+    (result,) = kit.carry_out([call("send_file", path="ph\n oto.png", caption="look")])
+    assert not result.get("is_error")
+    assert posted == [("ph\n oto.png", "look", data)]
+    assert kit.said
+
+
+def test_what_cannot_be_sent_is_said_and_nothing_is_sent(kit: Tools, tmp_path: Path, posted: list[Any]) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "refused").write_text("x")
+    with (tmp_path / "big").open("wb") as file:
+        file.truncate(protocol.MAX_SENT_FILE + 1)
+    (tmp_path / "self").symlink_to("/proc/self/mem")
+    words = {"empty": "empty", "big": "more than", "nothing": "No such file", ".": "directory",
+             "refused": "no files here", "self": "error"}  # fmt: skip
+    results = kit.carry_out([call("send_file", n, path=path) for n, path in enumerate(words)])
+    for result, word in zip(results, words.values(), strict=True):
+        assert result["is_error"], result
+        assert word in result["content"]
+    assert posted == []
+    assert not kit.said
 
 
 def test_send_message_reaches_the_chat_at_once(kit: Tools, sent: Sent) -> None:

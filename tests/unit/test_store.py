@@ -19,7 +19,7 @@ import pytest
 from host import store as storage
 from host.errors import UserError
 from host.model import Connection, Group, Message, Outgoing, Stored
-from host.store import Store, lookback, upkeep
+from host.store import Store, lookback, messages, upkeep
 
 MAIN = Group("main", "console", "main", "main", is_main=True)
 FAMILY = Group("family", "console", "fam", "Family", needs_trigger=True)
@@ -130,8 +130,8 @@ def test_a_message_is_on_disk_when_it_was_taken(store: Store, path: Path) -> Non
 def test_a_repeat_is_not_stored_and_keeps_its_number(store: Store, path: Path) -> None:
     first = add(store, 1)
     assert store.add_message(message(1, "something else")) is None
-    assert store.seq_of("console", "1") == first.seq
-    assert store.seq_of("console", "nothing") == 0
+    assert store.messages.seq_of("console", "1") == first.seq
+    assert store.messages.seq_of("console", "nothing") == 0
     other_channel = replace(message(1), channel="whatsapp")
     store.add_group(Group("wa", "whatsapp", "main", "wa"))
     assert store.add_message(other_channel) is not None
@@ -143,7 +143,7 @@ def test_of_a_chat_that_is_not_registered_only_that_it_wrote_is_kept(store: Stor
     assert store.add_message(stranger) is None
     clock.now += 5
     assert store.add_message(replace(stranger, id="2")) is None
-    assert rows(path, "SELECT * FROM chats") == [("whatsapp", "stranger", "Mallory", clock.now)]
+    assert rows(path, "SELECT * FROM chats") == [("whatsapp", "stranger", "Mallory", clock.now, "")]
     assert rows(path, "SELECT count(*) FROM messages") == [(0,)]
     store.close()
     assert b"private words" not in path.read_bytes()
@@ -156,9 +156,9 @@ def test_messages_of_one_second_all_count(store: Store) -> None:
 
 
 def test_pending_reads_on_beyond_a_page(store: Store) -> None:
-    for number in range(storage.PAGE * 2):
+    for number in range(messages.PAGE * 2):
         add(store, number, str(number))
-    assert texts(store.pending("main")) == [str(n) for n in range(storage.PAGE * 2)]
+    assert texts(store.pending("main")) == [str(n) for n in range(messages.PAGE * 2)]
 
 
 def test_groups_do_not_see_each_other(store: Store) -> None:
@@ -214,7 +214,7 @@ def test_a_turn_that_ends_well_moves_everything_at_once(store: Store, path: Path
     assert outgoing is not None
     assert (outgoing.kind, outgoing.text, outgoing.turn, outgoing.upto) == ("reply", "the reply", "t1", last)
     assert (outgoing.channel, outgoing.chat) == ("console", "main")
-    assert store.outbox_pending("console") == [outgoing]
+    assert store.outbox.pending("console") == [outgoing]
     assert list(store.pending("main")) == [late]
     assert store.context("main").messages == [late]
     assert store.history("main", 10**6) == HELLO
@@ -226,7 +226,7 @@ def test_a_turn_with_nothing_to_say_says_nothing(store: Store) -> None:
     seq = add(store, 1).seq
     store.begin_turn("main", "t1")
     assert store.finish_turn("main", "t1", seq, "", HELLO, NO_USAGE) is None
-    assert store.outbox_pending("console") == []
+    assert store.outbox.pending("console") == []
     assert list(store.pending("main")) == []
 
 
@@ -256,7 +256,7 @@ def test_a_stopped_turn_is_over_and_the_agent_will_know_of_it(store: Store) -> N
     store.stop_turn("main", "t1", seq)
     assert list(store.pending("main")) == []
     assert store.context("main").messages == []
-    assert store.outbox_pending("console") == []
+    assert store.outbox.pending("console") == []
     asked, note = store.history("main", 10**6)
     assert asked["role"] == "user"
     assert "do something &lt;long&gt;" in asked["content"]
@@ -337,15 +337,15 @@ def test_what_was_sent_is_not_pending_and_a_foreign_number_changes_nothing(
 ) -> None:
     store.begin_turn("main", "t1")
     outgoing = store.add_say("main", "t1", "hello")
-    store.mark_attempt(outgoing)
+    store.outbox.mark_attempt(outgoing)
     for number in (outgoing.id + 1, 0, -1, 2**63, 2**70):
-        store.mark_sent(number)
-    assert store.outbox_pending("console") == [outgoing]
-    assert store.outbox_pending("whatsapp") == []
-    store.mark_sent(outgoing.id)
+        store.outbox.mark_sent(number)
+    assert store.outbox.pending("console") == [outgoing]
+    assert store.outbox.pending("whatsapp") == []
+    store.outbox.mark_sent(outgoing.id)
     sent_at, clock.now = clock.now, clock.now + 5
-    store.mark_sent(outgoing.id)
-    assert store.outbox_pending("console") == []
+    store.outbox.mark_sent(outgoing.id)
+    assert store.outbox.pending("console") == []
     assert rows(path, "SELECT attempts, sent_at FROM outbox") == [(1, sent_at)]
 
 
@@ -450,7 +450,7 @@ def test_prune_bounds_what_is_only_looked_back_on(
         store.add_message(Message("whatsapp", str(number), f"chat {number}", "s", "S", "x", 1.0))
         store.begin_turn("main", f"t{number}")
         store.finish_turn("main", f"t{number}", 0, f"{number}", [{"role": "user", "content": "x" * 18}], NO_USAGE)
-    store.mark_sent(1)
+    store.outbox.mark_sent(1)
     store.prune()
     assert rows(path, "SELECT count(*) FROM connections") == [(5,)]
     assert rows(path, "SELECT turn FROM transcript") == [(f"t{n}",) for n in range(5, 10)]
@@ -485,7 +485,7 @@ def test_damage_inside_is_named_too(store: Store, path: Path, structure: bool) -
     broken = Store(path)
     with pytest.raises(UserError, match="damaged"):
         for number in range(50):
-            broken.seq_of("console", str(number))
+            broken.messages.seq_of("console", str(number))
             texts(broken.pending("main"))
     broken.close()
 

@@ -54,7 +54,7 @@ class Machine(RuleBasedStateMachine):
         stored = self.store.add_message(Message("console", name, group.chat, "a", "A", name, 1.0))
         if name in self.ids:
             assert stored is None
-            assert self.store.seq_of("console", name) == self.ids[name]
+            assert self.store.messages.seq_of("console", name) == self.ids[name]
             return
         assert stored is not None
         assert stored.seq > max(self.ids.values(), default=0)
@@ -105,7 +105,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def sent(self, data: st.DataObject) -> None:
         outgoing = data.draw(st.sampled_from(self.unsent))
-        self.store.mark_sent(outgoing.id)
+        self.store.outbox.mark_sent(outgoing.id)
         self.unsent.remove(outgoing)
 
     @rule()
@@ -127,7 +127,7 @@ class Machine(RuleBasedStateMachine):
             assert len(self.store.history(folder, 10**6)) == chat.entries
             waiting += [(pending[0], folder)] if pending else []
         assert self.store.groups_with_pending() == [folder for _, folder in sorted(waiting)]
-        assert self.store.outbox_pending("console") == self.unsent
+        assert self.store.outbox.pending("console") == self.unsent
         assert self.store.stats()["messages"] == len(self.ids)
 
 

@@ -58,6 +58,17 @@ _POWERS: Final = {
     "sender": "owner",
 }
 
+PERSONS: Final[tuple[tuple[str, Params], ...]] = (
+    ("channel_status", {}),
+    ("list_chats", {}),
+    ("link_channel", {"channel": "whatsapp"}),
+    ("link_channel", {"channel": "whatsapp", "phone": "+4915100000001"}),
+    ("unlink_channel", {"channel": "whatsapp"}),
+    ("forget_channel", {"channel": "whatsapp"}),
+    ("move_group", {"group": "main", "channel": "console", "chat": "drill"}),
+)
+"""What the person alone may: linking an account shows a code with which anyone takes it over."""
+
 FORGED: Final[dict[str, tuple[tuple[str, Params], ...]]] = {
     "claims-to-be-main": (
         *((method, {key: value}) for method in ("list_groups", "list_tasks") for key, value in _POWERS.items()),
@@ -92,6 +103,7 @@ FORGED: Final[dict[str, tuple[tuple[str, Params], ...]]] = {
         ("list_tasks", {"network": "container:x"}),
         ("send", {"text": ["from the drill"]}),
     ),
+    "persons-requests": PERSONS,
 }  # fmt: skip
 """Probe → what a group's runner asks for, and nobody may have."""
 
@@ -132,6 +144,7 @@ BY_MAIN: Final[dict[str, tuple[tuple[str, Params], ...]]] = {
         for key, value in (("memory", "900 GB"), ("cpus", 1000), ("processes", 32_000), ("seconds", 86_400),
                            ("rounds", 1000))
     ),
+    "persons-from-main": PERSONS,
 }  # fmt: skip
 """Probe → what even main's runner may not have."""
 
@@ -145,6 +158,8 @@ _TRIES: Final = {
     "second-main": "make a second main, or none, from main",
     "odd-folders": "register a group whose folder's name leads elsewhere, from main",
     "grants-beyond-the-lists": "grant what neither the allowlist nor the config permits, from main",
+    "persons-requests": "link or unlink an account, or say which chat is main",
+    "persons-from-main": "link or unlink an account, or say which chat is main, from main",
     "limits-beyond-the-homes": "give a group more of the machine than the home has, from main",
 }
 

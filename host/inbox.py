@@ -1,0 +1,123 @@
+"""Files that came with messages: fetched from their channel, and written by the host into the group's inbox.
+
+What a file is called there and what it is are our words; what the sender said of it is shown beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import time
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from host.errors import UserError
+from host.pool import own_folder
+
+MAX_STEM: Final = 60
+NOT_KEPT: Final = re.compile(r"[^\w.-]+")
+
+# First bytes → MIME type and ending. The offset of each is 0 unless it is given. Sources: the formats' own
+# specifications. What is none of them is kept as bytes.
+SIGNATURES: Final[tuple[tuple[int, bytes, str, str], ...]] = (
+    (0, b"\xff\xd8\xff", "image/jpeg", "jpg"),
+    (0, b"\x89PNG\r\n\x1a\n", "image/png", "png"),
+    (0, b"GIF87a", "image/gif", "gif"),
+    (0, b"GIF89a", "image/gif", "gif"),
+    (8, b"WEBP", "image/webp", "webp"),
+    (0, b"%PDF-", "application/pdf", "pdf"),
+    (0, b"OggS", "audio/ogg", "ogg"),
+    (0, b"ID3", "audio/mpeg", "mp3"),
+    (0, b"\xff\xfb", "audio/mpeg", "mp3"),
+    (8, b"WAVE", "audio/wav", "wav"),
+    (4, b"ftypM4A", "audio/mp4", "m4a"),
+    (4, b"ftyp", "video/mp4", "mp4"),
+    (0, b"\x1aE\xdf\xa3", "video/webm", "webm"),
+    (0, b"PK\x03\x04", "application/zip", "zip"),
+    (0, b"\x1f\x8b", "application/gzip", "gz"),
+)
+OFFICE: Final = frozenset({"docx", "xlsx", "pptx", "odt", "ods", "odp", "epub"})
+"""Endings of what is a zip inside, which tell more than that."""
+TEXT: Final = frozenset({"txt", "csv", "md", "json", "xml", "html", "ics", "vcf"})
+
+
+@dataclass(frozen=True)
+class Kept:
+    name: str
+    """In the inbox."""
+    type: str
+    bytes: int
+
+
+def type_of(data: bytes, claimed_name: str) -> tuple[str, str]:
+    """MIME type and ending, by what is in it; the claimed name only tells kinds of text and of zip apart."""
+    claimed = claimed_name.rpartition(".")[2].lower()
+    for offset, signature, kind, ending in SIGNATURES:
+        if data[offset : offset + len(signature)] == signature:
+            return (kind, claimed) if ending == "zip" and claimed in OFFICE else (kind, ending)
+    head = data[:4096]
+    with contextlib.suppress(UnicodeDecodeError):
+        # The last character may be cut in two.
+        head[: len(head) - 3 if len(data) > len(head) else None].decode()
+        if b"\0" not in head:
+            return "text/plain", claimed if claimed in TEXT else "txt"
+    return "application/octet-stream", "bin"
+
+
+def file_name(untrusted_name: str, ending: str, sent_at: float) -> str:
+    """Ours: the day, what is left of the sender's name for it, something that no other file has."""
+    stem = unicodedata.normalize("NFKC", untrusted_name).rpartition(".")[0] or untrusted_name
+    clean = NOT_KEPT.sub("-", stem).strip("-._")[:MAX_STEM]
+    try:
+        day = time.strftime("%Y-%m-%d", time.gmtime(sent_at))
+    except (ValueError, OverflowError, OSError):  # the sender's clock says what it likes
+        day = "undated"
+    return "-".join([day, *([clean] if clean else []), secrets.token_hex(4)]) + f".{ending}"
+
+
+class Inbox:
+    """Each group's folder of what was sent to it, and how much it may hold."""
+
+    def __init__(self, folder: Path, owner: tuple[int, int], most: int) -> None:
+        """`owner`: user and group of the sandboxes, who read there. `most`: bytes for each group."""
+        self._folder, self._owner, self._most = folder, owner, most
+
+    def room(self, group: str) -> int:
+        """Bytes that still fit."""
+        place = self._folder / group
+        try:
+            used = sum(each.stat(follow_symlinks=False).st_size for each in os.scandir(place))
+        except FileNotFoundError:
+            used = 0
+        return max(0, self._most - used)
+
+    def keep(self, group: str, untrusted_name: str, sent_at: float, data: bytes) -> Kept:
+        """Write it; on disk when this returns. `UserError` if there is no room."""
+        kind, ending = type_of(data, untrusted_name)
+        name = file_name(untrusted_name, ending, sent_at)
+        try:
+            place = own_folder(self._folder / group, "/workspace/inbox", True, *self._owner).source
+            fd = os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as e:
+            raise UserError(f"the file cannot be kept: {e.strerror}") from e
+        try:
+            with open(fd, "wb") as file:  # noqa: PTH123 (it is a descriptor)
+                if os.geteuid() == 0:
+                    os.fchown(fd, *self._owner)
+                file.write(data)
+                file.flush()
+                os.fsync(fd)
+        except OSError as e:
+            with contextlib.suppress(OSError):
+                (place / name).unlink()
+            raise UserError(f"the file cannot be kept: {e.strerror}") from e
+        return Kept(name, kind, len(data))
+
+    def remove(self, group: str, name: str) -> None:
+        """What was taken back in the chat goes here too."""
+        if name and "/" not in name and name not in {".", ".."}:
+            with contextlib.suppress(OSError):
+                (self._folder / group / name).unlink()

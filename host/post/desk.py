@@ -1,0 +1,36 @@
+"""What the parts of the post work with, and words that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from host import intake
+from host.config.channels import ChannelSettings
+from host.inbox import Inbox
+from host.log import Log
+from host.loop import Loop
+from host.model import Message
+from host.store import Store
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What the post works with."""
+
+    loop: Loop
+    store: Store
+    settings: ChannelSettings
+    inbox: Inbox
+    outbox: Path
+    log: Log
+    receive: Callable[[Message], object]
+    """S1, and a turn if it calls the agent. `UserError` if it could not be stored."""
+    trouble: Callable[[str, str], None] = lambda channel, sentence: None
+    """A channel's account is out of service for longer than a moment, and why."""
+
+
+def one_line(untrusted_name: str) -> str:
+    """One line, short: a name is for reading, and never identity."""
+    return " ".join(intake.clean_text(untrusted_name).split())[:100]

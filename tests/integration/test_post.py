@@ -1,0 +1,244 @@
+"""A whole host and a channel that is a program: what comes in calls the agent, what it says goes out, and what fails on
+either side is neither lost nor said twice."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from channel import wire
+from host import app
+from host.channels import program as programs
+from host.channels.program import Command
+from host.post import delivery
+from host.store.messages import KnownChat
+from tests.fakes.home import FakeHome
+
+FAKE = Path(__file__).resolve().parents[1] / "fakes" / "channel_program.py"
+CHAT = {"id": "1@g", "alt": "", "name": "The family", "kind": "group"}
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(100_000)
+
+
+class Line:
+    """The channel's side: what it will say, and what it was sent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "files").mkdir(parents=True)
+        self._seq = 0
+
+    def says(self, text: str = "", frame: str = "message", **more: Any) -> int:
+        self._seq += 1
+        sender = {"id": "ann@x", "alt": "7@lid", "name": "Ann"}
+        line = {"frame": frame, "seq": self._seq, "chat": CHAT, "id": f"m{self._seq}", "sender": sender, "own": False,
+                "at": int(time.time())}  # fmt: skip
+        if frame in {"message", "edited"}:
+            line["text"] = text
+        with (self.folder / "script.jsonl").open("a") as file:
+            file.write(json.dumps(line | more) + "\n")
+        return self._seq
+
+    def got(self, frame: str = "") -> list[dict[str, Any]]:
+        path = self.folder / "sent.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [line for line in lines if not frame or line["frame"] == frame]
+
+    @property
+    def kept(self) -> int:
+        return int((self.folder / "kept").read_text()) if (self.folder / "kept").exists() else 0
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Line:
+    return Line(tmp_path / "line")
+
+
+@pytest.fixture
+def start(tmp_path: Path, line: Line, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeHome]]:
+    monkeypatch.setattr(programs, "BACK_OFF", (0.01,))
+    homes: list[FakeHome] = []
+
+    def make(behaviour: str = "polite", registered: bool = True, channel: str = "polite", **config: Any) -> FakeHome:
+        command = Command((sys.executable, "-I", str(FAKE), channel), line.folder)
+        home = FakeHome(tmp_path, behaviour, channels={"fake": command}, **config)
+        homes.append(home)
+        if registered and home.store.group("family") is None:
+            home.register("family", chat="1@g", channel="fake")
+        return home
+
+    yield make
+    for home in homes:
+        home.close()
+
+
+def stored(home: FakeHome) -> list[Any]:
+    return [each.message for each in home.store.context("family").messages]
+
+
+def test_a_message_calls_the_agent_and_the_reply_goes_out_with_typing_and_a_read_mark(
+    start: Callable[..., FakeHome], line: Line
+) -> None:
+    line.says("hello there")
+    home = start()
+    home.until(lambda: line.got("send"))
+    (sent,) = line.got("send")
+    assert sent["chat"] == "1@g"
+    assert "hello there" in sent["text"]
+    assert sent["quote"] == {"id": "m1", "sender": "ann@x", "text": "hello there"}
+    home.until(lambda: line.kept == 1)
+    home.until(lambda: [each["on"] for each in line.got("typing")][-1:] == [False])
+    assert [each["on"] for each in line.got("typing")] == [True, False]
+    assert [each["messages"] for each in line.got("read")] == [["m1"]]
+    home.until(lambda: home.store.outbox.pending("fake") == [])
+    assert home.store.outbox.was_sent("fake", f"1@g/s{sent['id']}")
+
+
+def test_what_is_said_twice_is_answered_once(start: Callable[..., FakeHome], line: Line) -> None:
+    line.says("hello")
+    line.says("hello", id="m1")
+    home = start()
+    home.until(lambda: line.kept == 2)
+    home.until(lambda: home.store.outbox.pending("fake") == [] and line.got("send"))
+    assert len(line.got("send")) == 1
+
+
+def test_of_an_unknown_chat_only_that_it_wrote_is_kept(start: Callable[..., FakeHome], line: Line) -> None:
+    line.says("a secret", attachments=[{"kind": "image", "name": "", "type": "", "size": 1, "ref": "photo"}])
+    home = start(registered=False)
+    home.until(lambda: line.kept == 1)
+    assert KnownChat("fake", "1@g", "The family", "group", "") in home.store.messages.chats()
+    assert line.got("fetch") == []
+    assert "a secret" not in (home.home.data / "nanoclaw.db").read_bytes().decode(errors="replace")
+
+
+def test_files_are_in_the_inbox_before_the_agent_is_called(start: Callable[..., FakeHome], line: Line) -> None:
+    (line.folder / "files/photo").write_bytes(PNG)
+    attachment = {"kind": "image", "name": "../../x y.exe", "type": "text/html", "size": len(PNG), "ref": "photo"}
+    gone = {**attachment, "ref": "gone"}
+    big = {**attachment, "size": 10**9}
+    line.says("look", attachments=[attachment, gone, big])
+    line.says("and this")
+    home = start("ignores_everything")
+    home.until(lambda: line.kept == 2)
+    first, second = stored(home)
+    assert (first.text, second.text) == ("look", "and this")
+    took, lost, refused = first.attachments
+    assert took.type == "image/png"
+    assert took.path.endswith(".png")
+    kept = home.home.data / "inbox/family" / took.path
+    assert kept.read_bytes() == PNG
+    assert "no longer there" in lost.why
+    assert "larger than 20 MB" in refused.why
+    assert len(line.got("fetch")) == 2
+
+
+def test_a_message_that_is_taken_back_takes_its_file_along(start: Callable[..., FakeHome], line: Line) -> None:
+    (line.folder / "files/photo").write_bytes(PNG)
+    line.says("look", attachments=[{"kind": "image", "name": "", "type": "", "size": 9, "ref": "photo"}])
+    line.says(frame="deleted", id="m1")
+    home = start("ignores_everything")
+    home.until(lambda: line.kept == 2)
+    assert list((home.home.data / "inbox/family").iterdir()) == []
+    assert [message.text for message in stored(home)] == [""]
+
+
+def test_edits_reactions_and_history_are_followed_and_call_nobody(start: Callable[..., FakeHome], line: Line) -> None:
+    line.says("long ago", at=int(time.time()) - 90_000)
+    line.says("before", history=True)
+    line.says("at seven", frame="edited", id="m2")
+    line.says(frame="reaction", id="m1", emoji="👍")
+    home = start()
+    home.until(lambda: line.kept == 4)
+    assert [(message.kind, message.text) for message in stored(home)] == [
+        ("message", "long ago"), ("message", "at seven"), ("reaction", "👍")
+    ]  # fmt: skip
+    assert line.got("send") == []
+
+
+def test_one_person_s_two_ids_are_one_sender(start: Callable[..., FakeHome], line: Line) -> None:
+    line.says("one")
+    line.says("two", sender={"id": "7@lid", "alt": "", "name": "Ann"})
+    home = start("ignores_everything")
+    home.until(lambda: line.kept == 2)
+    assert {message.sender for message in stored(home)} == {"ann@x"}
+
+
+@pytest.mark.parametrize(("retry", "tries"), [(-1, 1), (0, 3)])
+def test_a_reply_that_fails_is_tried_again_and_then_told(
+    start: Callable[..., FakeHome], line: Line, monkeypatch: pytest.MonkeyPatch, retry: int, tries: int
+) -> None:
+    monkeypatch.setattr(delivery, "TRIES", (0.01, 0.01))
+    home = start("polite")
+    home.store.begin_turn("family", "t1")
+    home.app.deliver(home.store.add_say("family", "t1", f"fail {retry}"))
+    home.app.deliver(home.store.add_say("family", "t1", "the next one"))
+    home.until(home.store.outbox.given_up)
+    home.until(lambda: home.store.outbox.pending("fake") == [])
+    texts = [each["text"] for each in line.got("send")]
+    assert texts.count(f"fail {retry}") == tries
+    assert texts.count("the next one") == 1
+    (row,) = home.app.status()["not_sent"]
+    assert row["why"] == "no"
+
+
+def test_nothing_is_lost_or_doubled_when_the_channel_dies_over_and_over(
+    start: Callable[..., FakeHome], line: Line
+) -> None:
+    for number in range(100):
+        line.says(f"number {number}")
+    home = start("ignores_everything", channel="careful")
+    killed = 0
+    while line.kept < 100:
+        home.loop.step()
+        process = home.app._post.lines["fake"].program._process
+        if killed < 3 and line.kept > 25 * (killed + 1) and process is not None:
+            process.kill()
+            killed += 1
+    assert killed == 3
+    assert [message.text for message in stored(home)] == [f"number {number}" for number in range(100)]
+
+
+def test_a_file_of_the_agent_s_goes_out_and_away(start: Callable[..., FakeHome], line: Line) -> None:
+    from host.sending import keep
+
+    home = start("polite")
+    home.store.begin_turn("family", "t1")
+    kept = keep(home.home.data / "outbox", PNG)
+    home.app.deliver(home.store.add_file("family", "t1", (kept.name, "a.png"), "look"))
+    home.until(lambda: home.store.outbox.pending("fake") == [])
+    (sent,) = line.got("send")
+    assert sent["file"] == {"name": "a.png", "type": "", "size": len(PNG)}
+    assert (line.folder / f"got-{sent['id']}").read_bytes() == PNG
+    assert not kept.exists()
+
+
+def test_a_host_that_ends_waits_for_a_channel_that_does_not_want_to(
+    start: Callable[..., FakeHome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = start(channel="hangs")
+    program = home.app._post.lines["fake"].program
+    home.until(lambda: program.state == "connected")
+    process = program._process
+    assert process is not None
+    monkeypatch.setattr(programs, "STOP_SECONDS", 0.1)
+    assert programs.STOP_SECONDS < app.CLOSE_SECONDS
+    home.close()
+    assert process.returncode == -9
+
+
+def test_what_comes_while_the_host_ends_is_left_for_the_next(start: Callable[..., FakeHome], line: Line) -> None:
+    home = start("ignores_everything")
+    arriving = home.app._post.lines["fake"]
+    home.until(lambda: arriving.program.state == "connected")
+    sender = wire.Person("ann@x")
+    late = wire.Message(7, wire.Chat("1@g", "", "", "group"), "late", sender, False, int(time.time()), "too late")
+    arriving.stop(lambda: None)
+    arriving.channel_frame("fake", late)
+    assert stored(home) == []
+    assert line.kept == 0
