@@ -73,6 +73,7 @@ def extend(home: Home, engine: Engine, made: Made, progress: Callable[[str], Non
     """The image with what is asked for in it, in the cache, seen to start. `UserError` and `EngineError`."""
     ours, maker = images.brought(home.cache), builder.builder(engine)
     steps = _steps(made)
+    maker.reap()
     try:
         known = extension.known(ours, progress)
         with parcels.workshop(home.cache, progress) as work:

@@ -31,6 +31,8 @@ ASK_SECONDS: Final = 120.0
 TELL_SECONDS: Final = 5.0
 LABEL: Final = "nanoclaw.work"
 """Of all that a build makes on its way, with the name of the build."""
+PREFIX: Final = "nanoclaw-build-"
+_NAME: Final = re.compile(PREFIX + r"([0-9]{1,20})-([0-9]{1,10})-([0-9]{0,20})-[0-9a-f]{16}(?::work)?")
 SAID: Final = 4000
 """Characters of its output that are shown when it fails."""
 
@@ -55,7 +57,7 @@ class Builder:
 
     def export(self, tag: str, out: IO[bytes], progress: Callable[[str], None]) -> None:
         """The whole file system of the image `tag`, as a tar."""
-        name = f"nanoclaw-build-{secrets.token_hex(6)}"
+        name = new_name()
         # Never started: its file system is all that is wanted. podman names one that is there, and never fetches it.
         made = run((*self.command, "create", "--network", "none", "--name", name, tag, "/usr/bin/true"), ASK_SECONDS)
         if made.status != 0:
@@ -87,6 +89,23 @@ class Builder:
         run((*self.command, "rmi", tag), ASK_SECONDS)
         run((*self.command, "image", "prune", "--force", "--filter", f"label={LABEL}={tag}"), ASK_SECONDS)
 
+    def reap(self) -> list[str]:
+        """Remove what builds left that were killed; what of it is gone. Never what is of a build that still runs."""
+        asked = {
+            "rm": ("ps", "--all", "--filter", f"name={PREFIX}", "--format", "{{.Names}}"),
+            "rmi": ("images", "--filter", f"reference={PREFIX}*", "--format", "{{.Repository}}:{{.Tag}}"),
+        }
+        gone = []
+        for action, question in asked.items():
+            untrusted_names = run((*self.command, *question), ASK_SECONDS).out.split()
+            for name in (each for each in untrusted_names if abandoned(each)):
+                if action == "rmi":
+                    self.forget(name)
+                    gone.append(name)
+                elif run((*self.command, "rm", "--force", name), ASK_SECONDS).status == 0:
+                    gone.append(name)
+        return gone
+
     def _run(
         self, argv: Sequence[str], seconds: float, out: IO[bytes], err: IO[bytes], progress: Callable[[str], None]
     ) -> int | None:
@@ -108,7 +127,34 @@ class Builder:
 
 def new_tag() -> str:
     """A name that nobody else has, and that no registry does."""
-    return f"nanoclaw-build-{secrets.token_hex(8)}:work"
+    return f"{new_name()}:work"
+
+
+def new_name() -> str:
+    """Says whose it is, so that what a killed build leaves can be told from what another one works on."""
+    return f"{PREFIX}{_namespace()}-{os.getpid()}-{_started(os.getpid())}-{secrets.token_hex(8)}"
+
+
+def abandoned(untrusted_name: str) -> bool:
+    """Whether it is of a build whose process is gone. What was made where processes have other numbers (in a container
+    that was given this engine) stays: of those nothing is known here."""
+    match = _NAME.fullmatch(untrusted_name.removeprefix("localhost/"))
+    return match is not None and match[1] == _namespace() and match[3] != _started(int(match[2]))
+
+
+def _namespace() -> str:
+    try:
+        return "".join(each for each in str(Path("/proc/self/ns/pid").readlink()) if each.isdigit())
+    except OSError:
+        return "0"
+
+
+def _started(pid: int) -> str:
+    """When a process began, since the machine did; with its number it is that process alone. Empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
 
 
 def build_argv(command: Sequence[str], dockerfile: Path, folder: Path, tag: str) -> tuple[str, ...]:
