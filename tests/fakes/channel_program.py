@@ -18,7 +18,7 @@ from typing import Any
 PEER = socket.socket(fileno=3)
 LINES = PEER.makefile("rb")
 HELLO: dict[str, Any] = {"frame": "hello", "version": 1, "program": "fake 1", "linked": True}
-HELLO["can"] = ["files", "typing", "read", "quote", "qr", "unlink", "chats"]
+HELLO["can"] = ["files", "typing", "read", "quote", "qr", "unlink", "chats", "react", "mentions"]
 ME = {"id": "me@x", "alt": "", "name": "Me"}
 
 
