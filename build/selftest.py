@@ -245,15 +245,16 @@ def update(g: Ground) -> None:
     if g.newer is None:
         raise SkippedError("no signed later build was given (--newer FILE, made by a build with `--key`)")
     old = g.does("version", program=installed(g)).stdout
-    g.does("update", "--from", str(g.newer), program=installed(g))
-    expect(g.does("version", program=installed(g)).stdout != old, "after `update` the version is the old one")
-    g.does("--engine", g.first_engine, "ask", "repeat as before", program=installed(g))
     damaged = g.folder / "damaged"
     data = bytearray(g.newer.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
     shutil.copy(f"{g.newer}.sig", f"{damaged}.sig")
     g.does("update", "--from", str(damaged), program=installed(g), status=1)
+    expect(g.does("version", program=installed(g)).stdout == old, "a damaged update was taken")
+    g.does("update", "--from", str(g.newer), program=installed(g))
+    expect(g.does("version", program=installed(g)).stdout != old, "after `update` the version is the old one")
+    g.does("--engine", g.first_engine, "ask", "repeat as before", program=installed(g))
 
 
 def rollback(g: Ground) -> None:

@@ -331,7 +331,8 @@ def _chosen(texts: dict[str, str], component: dict[str, Any]) -> list[str]:
         if name.removeprefix("licenses/").lower().startswith(component["name"].lower())
     ]
     by_name = [text for name, text in texts.items() if component["license"].startswith(Path(name).stem)]
-    return own or by_name
+    shared = [texts["licenses/go-modules.txt"]] if component["type"] == "golang" else []
+    return own or by_name or shared
 
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:

@@ -225,9 +225,16 @@ def compile_all(compiler: Path, *folders: Path) -> None:
 
 
 def go_modules(library: bytes) -> list[tuple[str, str]]:
-    """(module, version) of all that was linked into a Go library, as its own build record says."""
+    """(module, version) of all that was linked into a Go library, as its own build record says (it is there twice)."""
     found = re.findall(rb"\ndep\t([^\t\n]+)\t([^\t\n]+)\t", library)
-    return [(module.decode(), version.decode()) for module, version in found]
+    return sorted({(module.decode(), version.decode()) for module, version in found})
+
+
+def _release() -> str:
+    """Of the CPython that is shipped, as the lock of its sources names it."""
+    lock = ROOT / "build" / "native" / "sources.lock"
+    (found,) = re.findall(r"^python (\S+) ", lock.read_text(), re.MULTILINE)
+    return str(found)
 
 
 def licences(stage: Path, app: Path, shipped: Path, arch: str) -> None:
@@ -250,7 +257,7 @@ def licences(stage: Path, app: Path, shipped: Path, arch: str) -> None:
         for module, version in modules
     ]
     versions = {one["name"]: one["version"] for one in components}
-    components.append({"name": "cpython", "version": PYTHON, "license": "PSF-2.0", "type": "generic"})
+    components.append({"name": "CPython", "version": _release(), "license": "PSF-2.0", "type": "generic"})
     for candidate in (
         shipped / "LICENSE",
         shipped / "LICENSE.txt",

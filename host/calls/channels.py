@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from host.calls.base import Caller, Desk, Line, Method, Param
@@ -84,6 +85,11 @@ def chat_of(desk: Desk, channel: str, wish: str) -> str:
     if len(named) > 1:
         ids = ", ".join(named[:5])
         raise UserError(f"{len(named)} chats are called {wish!r}", f"name one by its id: {ids}", status=2)
+    if channel == whatsapp.NAME and "@" not in wish:
+        number = re.fullmatch(r"\+([0-9]{7,15})", re.sub(r"[ ()/.-]", "", wish))
+        if number is None:
+            raise UserError(f"no chat of WhatsApp is called {wish[:60]!r}", "nanoclaw chats lists them", status=2)
+        return messages.person(channel, f"{number[1]}@s.whatsapp.net")
     return person
 
 

@@ -6,9 +6,11 @@ data folder says so.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -52,6 +54,20 @@ def begin(home: Home) -> None:
 def forget(home: Home) -> None:
     """Remove all that is kept of the account. Its program does not run."""
     shutil.rmtree(folder(home), ignore_errors=True)
+
+
+def account(home: Home) -> str | None:
+    """The id of the account that is linked, as the library's database has it; None if none is. Read beside a program
+    that may be running."""
+    path = folder(home) / DATABASE
+    if not path.is_file():
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=2)) as db:
+            row = db.execute("SELECT jid FROM whatsmeow_device LIMIT 1").fetchone()
+    except sqlite3.Error:
+        return None
+    return str(row[0]) if row else None
 
 
 def command(home: Home, proxy: str, progress: Progress, environ: Mapping[str, str] = os.environ) -> Command:

@@ -57,6 +57,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         args.action = args.action or "list"
     elif args.command == "image":
         args.action = args.action or "info"
+    elif args.command == "whatsapp":
+        args.action = args.action or "status"
     return args
 
 

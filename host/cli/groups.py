@@ -94,6 +94,11 @@ def spoken(key: str, value: Any) -> str:
     return f"{key} is {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
 
 
+def move(args: argparse.Namespace) -> int:
+    found = request(args, "move_group", {"group": args.name, "channel": args.channel, "chat": args.chat})
+    return emit(args.json, found, f"{found['group']} is {found['channel']}:{found['chat']} now")
+
+
 def remove(args: argparse.Namespace) -> int:
     found = request(args, "remove_group", {"folder": args.name, "trash": args.trash})
     lines = [f"{found['removed']} is no longer a group"]
@@ -126,6 +131,7 @@ ACTIONS: Final = {
     "add": add,
     "show": show,
     "set": change,
+    "move": move,
     "remove": remove,
     "mount": mount,
     "unmount": unmount,

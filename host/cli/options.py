@@ -130,8 +130,9 @@ def parser(argv: Sequence[str]) -> Parser:
     tasks = command("tasks", "what the assistant does at set times", TASKS, TASKS_EXAMPLES)
     mounts = command("mounts", "which folders of this machine groups may be given", MOUNTS, MOUNTS_EXAMPLES)
     _looking(command)
-    from host.cli import options_program
+    from host.cli import options_channels, options_program
 
+    options_channels.add_channels(command, common, argv)
     options_program.add_program(command, common, argv)
     if not {"groups", "tasks", "mounts"}.isdisjoint(argv):
         from host.cli import options_groups, options_tasks

@@ -14,7 +14,15 @@ ADD_EXAMPLES: Final = """\
 examples:
   nanoclaw groups add family                        called by @Andy (the assistant's name) at the start of a message
   nanoclaw groups add notes --no-trigger            every message is answered
-  nanoclaw groups add team --channel console --chat team --name "The team" --trigger Robin"""
+  nanoclaw groups add team --channel console --chat team --name "The team" --trigger Robin
+  nanoclaw groups add club --channel whatsapp --chat "Chess club\""""
+MOVE: Final = """\
+Let a group be another chat: its folder, its memory and its conversation go along. So main, which begins at this
+terminal, comes to be a chat on your phone."""
+MOVE_EXAMPLES: Final = """\
+examples:
+  nanoclaw groups move main --channel whatsapp --chat self       your talk with yourself
+  nanoclaw groups move main --channel console --chat main        back to this terminal"""
 SHOW: Final = "Show one group: its chat, who can call the assistant there and how, its limits, and what it may reach."
 SET: Final = """\
 Change settings of a group. `key=` without a value goes back to the default. What is set here is overruled by
@@ -77,7 +85,7 @@ def add_groups(groups: Parser, common: Parser) -> None:
     add = action("add", "register a chat as a group", ADD, ADD_EXAMPLES)
     add.add_argument("name", metavar="NAME", help="what commands and its folder are to call it")
     add.add_argument("--channel", default="console", help="where the chat is (default: console, this terminal)")
-    add.add_argument("--chat", metavar="ID", help="the channel's own id of the chat (default for console: NAME)")
+    add.add_argument("--chat", metavar="CHAT", help="its id or name; `nanoclaw chats` lists them (console: NAME)")
     add.add_argument("--name", dest="display", metavar="DISPLAY", help="what people call it (default: NAME)")
     called = add.add_mutually_exclusive_group()
     called.add_argument("--trigger", metavar="WORD", help="who wants an answer writes @WORD first")
@@ -85,6 +93,9 @@ def add_groups(groups: Parser, common: Parser) -> None:
     _named(action("show", "all about one group", SHOW))
     change = _named(action("set", "change settings of a group", SET, SET_EXAMPLES))
     change.add_argument("settings", metavar="key=value", nargs="+", help="a setting; `key=` for the default")
+    move = _named(action("move", "let a group be another chat", MOVE, MOVE_EXAMPLES))
+    move.add_argument("--channel", required=True, help="where that chat is")
+    move.add_argument("--chat", metavar="CHAT", required=True, help="its id or name, or self: your talk with yourself")
     remove = _named(action("remove", "stop taking part in a chat", REMOVE, REMOVE_EXAMPLES))
     remove.add_argument("--trash", action="store_true", help="also move its folder to the trash")
     mount = _named(action("mount", "let a group see a folder of this machine", MOUNT, MOUNT_EXAMPLES))

@@ -78,15 +78,77 @@ def obey(files: dict[str, bytes]) -> None:
                 return
             case "fetch":
                 give(number, files.get(frame["ref"]))
+            case "link":
+                link(number, frame["phone"])
             case "send":
-                if frame.get("file"):
-                    waiting[number] = frame["file"]["size"]
-                elif frame["text"].startswith("fail "):
-                    say(frame="failed", id=number, reason="refused", text="no", retry=int(frame["text"].split()[1]))
-                else:
-                    say(frame="done", id=number, sent=[f"s{number}"])
+                send(frame, waiting)
             case _:
+                account_frame(frame)
                 say(frame="done", id=number)
+
+
+def send(frame: dict[str, Any], waiting: dict[int, int]) -> None:
+    number = frame["id"]
+    if frame.get("file"):
+        waiting[number] = frame["file"]["size"]
+    elif frame["text"].startswith("fail "):
+        say(frame="failed", id=number, reason="refused", text="no", retry=int(frame["text"].split()[1]))
+    else:
+        say(frame="done", id=number, sent=[f"s{number}"])
+
+
+PLAY: list[str] = []
+"""What becomes of linking: codes, and at last `linked`, or `failed` and why not; without either it goes on."""
+CHATS: list[dict[str, Any]] = []
+OPEN: list[int] = []
+"""The linking that goes on."""
+
+
+def account() -> None:
+    """A program whose account is linked in it; in argv what `PLAY` is, and the people that it knows."""
+    PLAY.extend(sys.argv[2].split(","))
+    CHATS.append({"id": ME["id"], "alt": "me@lid", "name": "", "kind": "self"})
+    CHATS.append({"id": "1@g", "alt": "", "name": "The family", "kind": "group"})
+    linked = Path("linked").exists()
+    PEER.sendall(json.dumps({**HELLO, "linked": linked}).encode() + b"\n")
+    if linked:
+        say(frame="connected", account=ME)
+    else:
+        say(frame="disconnected", reason="unlinked", text="no account is linked: nanoclaw whatsapp link", retry=-1)
+    obey({})
+
+
+def account_frame(frame: dict[str, Any]) -> None:
+    """What comes before the `done`."""
+    match frame["frame"]:
+        case "listchats":
+            say(frame="chats", id=frame["id"], chats=CHATS)
+        case "unlink" if OPEN:
+            say(frame="failed", id=OPEN.pop(), reason="expired", text="it was called off", retry=-1)
+
+
+def link(number: int, phone: str) -> None:
+    kind = "code" if phone else "qr"
+    for step in PLAY:
+        if step == "linked":
+            Path("linked").touch()
+            say(frame="linked", account=ME)
+            say(frame="done", id=number)
+            say(frame="connected", account=ME)
+        elif step.startswith("failed "):
+            say(frame="failed", id=number, reason="expired", text=step[7:], retry=-1)
+        else:
+            say(frame=kind, id=number, code=step, seconds=20)
+    if PLAY[-1] != "linked" and not PLAY[-1].startswith("failed "):
+        OPEN.append(number)
+
+
+def ailing() -> None:
+    """Loses its account, and says so again and again."""
+    up()
+    for _ in range(3):
+        say(frame="disconnected", reason="logged_out", text="the account took this device off its list", retry=-1)
+    obey({})
 
 
 def give(number: int, found: bytes | None) -> None:

@@ -144,7 +144,7 @@ BY_MAIN: Final[dict[str, tuple[tuple[str, Params], ...]]] = {
         for key, value in (("memory", "900 GB"), ("cpus", 1000), ("processes", 32_000), ("seconds", 86_400),
                            ("rounds", 1000))
     ),
-    "persons-requests-by-main": PERSONS,
+    "persons-from-main": PERSONS,
 }  # fmt: skip
 """Probe → what even main's runner may not have."""
 
@@ -159,7 +159,7 @@ _TRIES: Final = {
     "odd-folders": "register a group whose folder's name leads elsewhere, from main",
     "grants-beyond-the-lists": "grant what neither the allowlist nor the config permits, from main",
     "persons-requests": "link or unlink an account, or say which chat is main",
-    "persons-requests-by-main": "link or unlink an account, or say which chat is main, from main",
+    "persons-from-main": "link or unlink an account, or say which chat is main, from main",
     "limits-beyond-the-homes": "give a group more of the machine than the home has, from main",
 }
 
