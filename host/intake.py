@@ -11,25 +11,13 @@ from datetime import datetime
 from typing import Any, Final
 
 from host.model import Attachment, Mention, Quoted, Stored, TaskRun
+from host.text import clean_text as clean_text  # noqa: PLC0414  # what comes in is cleaned by its name here
 from host.zones import zone_of
 from runner.protocol import MAX_TEXT
 
 Entry = dict[str, Any]
 
 # --- text at the edge -------------------------------------------------------------------------------
-
-# Controls would act on terminals, logs and C strings. The C0 ones have pictures in Unicode; DEL too. The C1
-# ones (a single U+009B starts an escape sequence) and lone surrogates, which have no UTF-8, have none.
-_VISIBLE: Final = (
-    {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
-    | {0x7F: 0x2421}
-    | dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000)], 0xFFFD)
-)
-
-
-def clean_text(untrusted_text: str) -> str:
-    """The text with every control but newline and tab made visible. Cleaning twice changes nothing more."""
-    return untrusted_text.replace("\r\n", "\n").translate(_VISIBLE)
 
 
 def check_size(text: str) -> str | None:

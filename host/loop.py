@@ -20,6 +20,7 @@ from typing import Any, Final
 Callback = Callable[[], None]
 
 CHUNK: Final = 64 * 1024
+REST_CHUNKS: Final = 64
 
 
 class Timer:
@@ -231,6 +232,13 @@ class Pipe:
     def resume(self) -> None:
         self._paused = False
         self._watch()
+
+    def take_rest(self) -> None:
+        """Hand on what came so far and was not read yet: whoever said it has ended, and there is not much more than a
+        buffer of the kernel's."""
+        for _ in range(REST_CHUNKS):
+            if self._read_fd is not None:
+                self._readable()
 
     def finish(self) -> None:
         """Close the write side when all that is queued has left; reading goes on."""

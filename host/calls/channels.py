@@ -71,11 +71,8 @@ def list_chats(desk: Desk, caller: Caller, target: str, params: dict[str, Any]) 
 def chat_of(desk: Desk, channel: str, wish: str) -> str:
     """A chat by its id, by its name where only one is called so, or `self`: the account's talk with itself."""
     messages = desk.store.messages
-    if wish == SELF and channel in desk.lines():
-        account = desk.lines()[channel].status()["account"]
-        if account is None:
-            raise UserError(f"{channel} is not connected, so it is not known whose chat that is", "nanoclaw status")
-        return messages.person(channel, account["id"], account["alt"])
+    if wish == SELF and channel != "console":
+        return messages.person(channel, *_account(desk, channel))
     person = messages.person(channel, wish)  # whichever of its two ids it was
     if messages.knows_chat(channel, person):
         return person  # first of all: a chat may call itself by another's id
@@ -91,6 +88,19 @@ def chat_of(desk: Desk, channel: str, wish: str) -> str:
             raise UserError(f"no chat of WhatsApp is called {wish[:60]!r}", "nanoclaw chats lists them", status=2)
         return messages.person(channel, f"{number[1]}@s.whatsapp.net")
     return person
+
+
+def _account(desk: Desk, channel: str) -> tuple[str, str]:
+    """The two ids of the account that is linked."""
+    line = desk.lines().get(channel)
+    found = line.status()["account"] if line is not None else None
+    if found is not None:
+        return found["id"], found["alt"]
+    linked = whatsapp.account(desk.home) if channel == whatsapp.NAME else None
+    if linked is None:
+        raise UserError(f"{channel} is not connected, so it is not known whose chat that is", "nanoclaw status")
+    user, _, server = linked.partition("@")
+    return f"{user.partition(':')[0]}@{server}", ""
 
 
 def _line(desk: Desk, channel: str) -> Line:

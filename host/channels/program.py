@@ -205,9 +205,14 @@ class Program:
             kill_session(self._process)
 
     def _on_exit(self, status: int) -> None:
+        for pipe in (self._pipe, self._errors):  # its end may be known before its last words are read
+            if pipe is not None:
+                pipe.take_rest()
         words = self._untrusted_stderr.decode(errors="replace").strip().splitlines()
         said = f": {words[-1][:200]}" if words else ""
-        why = self.why if self.why.startswith("ended: ") else f"it ended with status {status}{said}"
+        why = f"it ended with status {status}{said}"
+        if self.why.startswith("ended: ") or (self.reason == "internal" and self.why):
+            why = self.why  # known already, or told by itself
         self._failures = 1 if self._loop.now() - self._since > STEADY_SECONDS else self._failures + 1
         self._retire(why)
 

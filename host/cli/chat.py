@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from host import control, intake
-from host.cli.editor import Editor, Interrupt, Leave, Line, columns
+from host.cli.editor import Editor, Interrupt, Leave, Line
 from host.cli.out import note, paint, report
 from host.cli.session import Connection, Event, check_group, sender_of, why_not_called
 from host.loop import Loop
+from host.text import columns
 from runner.protocol import MAX_TEXT
 
 HISTORY_LINES: Final = 20

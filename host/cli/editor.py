@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import codecs
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+
+from host.text import columns
 
 MAX_LINE: Final = 256 * 1024
 MAX_HISTORY: Final = 200
@@ -177,8 +178,3 @@ SEQUENCES: Final[dict[str, Edit]] = {
     **dict.fromkeys(("\x1b[F", "\x1bOF", "\x1b[4~", "\x1b[8~"), EDITS["\x05"]),
     "\x1b[3~": lambda e: e._cut(e.cursor, e.cursor + 1),
 }
-
-
-def columns(text: str) -> int:
-    """Terminal columns of `text`: two for wide East Asian characters and emoji, none for combining marks."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

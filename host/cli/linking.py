@@ -210,12 +210,3 @@ class Linking:
     def _lost(self) -> None:
         self.error = UserError("the host went away", "see what it says: nanoclaw run")
         self._loop.stop()
-
-
-def person(account: dict[str, Any] | None) -> str:
-    """`+4915112345678 (Ann)`, as far as it is known."""
-    if account is None:
-        return ""
-    user = account["id"].partition("@")[0].partition(":")[0]
-    shown = f"+{user}" if user.isdecimal() else account["id"]
-    return f"{shown} ({account['name']})" if account.get("name") else shown

@@ -9,14 +9,15 @@ from host.cli.options import Commands, Parser, commands_of
 
 SETUP: Final = """\
 Walk through the first set-up: the engine, the key or a model server of your own, the assistant's name, a first reply
-from inside a sandbox. Every step can be skipped, and all of it repeated later; what is not given or answered stays as
-it is. A key is read from a terminal that does not show it, or from a file; never from an argument."""
+from inside a sandbox, WhatsApp. Every step can be skipped, and all of it repeated later; what is not given or answered
+stays as it is. A key is read from a terminal that does not show it, or from a file; never from an argument."""
 SETUP_EXAMPLES: Final = """\
 examples:
   nanoclaw setup
   nanoclaw setup --key-file key.txt --name Robin --yes
   pass show anthropic | nanoclaw setup --key-file - --yes --no-reply
-  nanoclaw setup --engine bubblewrap --url http://127.0.0.1:11434 --model qwen3 --yes"""
+  nanoclaw setup --engine bubblewrap --url http://127.0.0.1:11434 --model qwen3 --yes
+  nanoclaw setup --whatsapp +4915112345678 --main self --no-reply --yes"""
 IMAGE: Final = """\
 The sandbox image: the small Linux in which the assistant works. One is carried in the program; it can be extended on a
 machine with a network, and moved to one without. An image that was not accepted here is never used."""
@@ -50,6 +51,8 @@ def add_program(command: Commands, common: Parser, argv: Sequence[str]) -> None:
     setup.add_argument("--model", metavar="NAME", help="the model's name there")
     setup.add_argument("--name", metavar="NAME", help="the assistant's name")
     setup.add_argument("--timezone", metavar="ZONE", help="such as Europe/Berlin")
+    setup.add_argument("--whatsapp", metavar="HOW", help="link an account: qr, its phone's number (+49…), or skip")
+    setup.add_argument("--main", metavar="CHAT", help="with WhatsApp, the main chat: self, a name or id, or console")
     setup.add_argument("--yes", action="store_true", help="ask nothing; the first reply is one real request")
     setup.add_argument("--no-reply", action="store_true", help="without the first reply")
     image = command("image", "the sandbox image: look, extend, move", IMAGE, IMAGE_EXAMPLES)

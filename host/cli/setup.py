@@ -10,7 +10,8 @@ from typing import Any, Final, NamedTuple
 
 from host import config as configuration
 from host import control
-from host.cli import setup_model, setup_steps
+from host.channels import whatsapp
+from host.cli import setup_channels, setup_model, setup_steps
 from host.cli.ask import Asking
 from host.cli.out import Progress, emit, note, report
 from host.cli.questions import Back, at_terminal, line, say, yes
@@ -24,7 +25,7 @@ HELLO: Final = "Say hello to me in one short sentence."
 REHEARSED: Final = "repeat Hello from inside a sandbox."
 """What the rehearsal script understands."""
 SHOWN: Final = 80
-GIVEN: Final = ("url", "key_file", "model", "name", "timezone")
+GIVEN: Final = ("url", "key_file", "model", "name", "timezone", "whatsapp", "main")
 OPTIONS: Final = {**dict.fromkeys(GIVEN), "yes": False, "no_reply": False}
 """What the command takes, and what each is where `nanoclaw` without a word comes here."""
 
@@ -48,6 +49,9 @@ def reply(walk: Walk) -> None:
     """A real turn, in a real sandbox: what shows that all of it works together."""
     who = walk.config.assistant
     if walk.args.no_reply:
+        return
+    if whatsapp.in_use(walk.home) and (where := setup_channels.main(walk.args)["channel"]) != "console":
+        note(f"main is a chat of {where}: write to {who} there")
         return
     costs = setup_model.costs(walk)
     if walk.asks and not yes(f"Have {who} say hello, out of a sandbox? ({costs})", default=True):
@@ -87,8 +91,9 @@ STEPS: Final = (
     Step("the model", setup_model.model),
     Step("the assistant's name", setup_steps.name),
     Step("the time zone", setup_steps.zone),
-    # Channels are linked here: they need the name, and the first reply goes to the terminal in any case.
     Step("a first reply", reply),
+    # After the first reply, which goes to this terminal while main is its chat.
+    Step("WhatsApp", setup_channels.whatsapp),
 )
 
 
@@ -155,6 +160,7 @@ def _tell(walked: Walk) -> None:
         f"name       {found['name']}",
         f"time zone  {found['timezone']}",
         f"reply      {_first_line(found['reply'])}",
+        *([f"whatsapp   +{found['whatsapp']}", f"main       {found['main']}"] if found["whatsapp"] else []),
     ]
     if walked.asks and not walked.args.json:
         say()
@@ -177,7 +183,8 @@ def _host_runs(walked: Walk) -> bool:
 
 
 def record(walked: Walk) -> dict[str, Any]:
-    config, endpoint = walked.config, walked.endpoint()
+    config, endpoint, account = walked.config, walked.endpoint(), whatsapp.account(walked.home)
+    main = setup_channels.main(walked.args) if account else None
     return {
         "changed": walked.changed,
         "engine": config.engine,
@@ -187,6 +194,8 @@ def record(walked: Walk) -> dict[str, Any]:
         "name": config.assistant,
         "timezone": config.timezone,
         "reply": walked.reply,
+        "whatsapp": account.partition("@")[0].partition(":")[0] if account else None,
+        "main": f"{main['channel']}:{main['chat']}" if main else None,
         "config": str(walked.home.config / "config.toml"),
         "env": str(walked.home.config / ".env"),
     }

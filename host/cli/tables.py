@@ -9,16 +9,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from host import intake
-from host.cli.editor import columns
 from host.cli.out import paint
+from host.text import clean_text, columns
 
 GAP = "  "
 
 
 def one_line(text: str) -> str:
     """Text of anyone's, so that it takes one line and moves no cursor."""
-    return " ".join(intake.clean_text(text).split())
+    return " ".join(clean_text(text).split())
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], empty: str, stream: TextIO | None = None) -> str:
@@ -44,7 +43,7 @@ def fields(values: Mapping[str, str], stream: TextIO | None = None) -> str:
     width = max(map(columns, values))
     below = "\n" + " " * width + GAP
     return "\n".join(
-        paint(pad(name, width), "2", stream) + GAP + intake.clean_text(value).replace("\n", below)
+        paint(pad(name, width), "2", stream) + GAP + clean_text(value).replace("\n", below)
         for name, value in values.items()
     )
 

@@ -15,6 +15,7 @@ from host.cli import linking, tables
 from host.cli.desk import request
 from host.cli.out import emit, note
 from host.cli.session import Connection, Event, home_of
+from host.cli.status import person
 from host.errors import UserError
 from host.loop import Loop
 
@@ -32,7 +33,7 @@ def link(args: argparse.Namespace) -> int:
     except linking.Interrupted:
         note("called off; nothing is linked")
         return INTERRUPTED
-    who = linking.person(found["account"]) or "an account that tells its name when it is connected"
+    who = person(found["account"]) or "an account that tells its name when it is connected"
     emit(args.json, {"linked": found["account"], "connected": found["connected"]}, f"linked as {who}")
     if not args.json and not args.quiet:
         if not found["connected"]:
@@ -143,7 +144,7 @@ def described(record: dict[str, Any], folder: str) -> dict[str, str]:
     if not record["in_use"]:
         return {"account": "none is linked: nanoclaw whatsapp link"}
     account = record["account"]
-    who = linking.person(account) if isinstance(account, dict) else linking.person({"id": account or ""})
+    who = person(account) if isinstance(account, dict) else person({"id": account or ""})
     rows = {"account": who if account else "none is linked: nanoclaw whatsapp link", "session": folder}
     if not record["running"]:
         return rows | {"state": "no host runs: nanoclaw run"}

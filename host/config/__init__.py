@@ -16,9 +16,9 @@ from host.config import groups as of_groups
 from host.config import values
 from host.config.channels import ChannelSettings
 from host.config.groups import GroupSettings
-from host.config.home import Home, locate, prepare
 from host.config.values import fail
 from host.errors import UserError
+from host.home import Home, locate, prepare
 from host.model import FOLDER, AllowedHost, Group, MountWish, Resources
 from runner.protocol import KIB, MIB, Limits
 

@@ -44,7 +44,7 @@ HOST_SECONDS: Final = 10.0
 
 def folders(subject: Subject) -> Iterator[Finding]:
     """Nobody else may look into them."""
-    for kind, folder in vars(subject.home).items():
+    for kind, folder in subject.home._asdict().items():
         try:
             yield _folder(f"{kind} folder", folder, writable=kind != "config")
         except FileNotFoundError:

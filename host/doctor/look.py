@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from host.doctor import endpoint, engine, home, machine, outside, program
+from host.doctor import channels, endpoint, engine, home, machine, outside, program
 from host.doctor.subject import Subject
 from host.doctor.words import Finding, failure
 from host.errors import EngineError, UserError
@@ -28,6 +28,7 @@ LOOKS: Final[dict[str, Look]] = {
     "room on disk": home.room,
     "clock": home.clock,
     "host": home.host,
+    "whatsapp": channels.whatsapp,
     "sandbox image": engine.image,
     "engine": engine.engine,
     "other engines": engine.others,
@@ -37,7 +38,7 @@ LOOKS: Final[dict[str, Look]] = {
     "model": endpoint.model,
     "from outside": outside.needs,
 }
-SELF_BOUNDED: Final = frozenset({"engine", "other engines", "sandbox", "left behind"})
+SELF_BOUNDED: Final = frozenset({"engine", "whatsapp", "other engines", "sandbox", "left behind"})
 """All that these wait for are programs and sandboxes, with time limits of their own; and a loop is of the main
 thread alone."""
 LOOK_SECONDS: Final = 30.0

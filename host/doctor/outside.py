@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from host import credentials
+from host.channels import whatsapp
 from host.doctor.home import registered
 from host.doctor.subject import Subject
 from host.doctor.words import Finding, ok
@@ -29,6 +30,16 @@ def needs(subject: Subject) -> Iterator[Finding]:
     yield ok(NAME, f"for groups' tools: {'; '.join(_tools(subject)) or 'nothing, no group has allow_hosts'}")
     if granted := subject.settings.grantable_hosts:
         yield ok(NAME, f"and what main may grant to groups: {_hosts(granted)}")
+    if whatsapp.in_use(subject.home):
+        by = (
+            f", by way of {subject.settings.channels.whatsapp_proxy}"
+            if subject.settings.channels.whatsapp_proxy
+            else ""
+        )
+        yield ok(NAME, f"for WhatsApp: web.whatsapp.com:443, and hosts of whatsapp.net for files{by}")
+    if subject.settings.channels.commands:
+        names = ", ".join(name for name, _ in subject.settings.channels.commands)
+        yield ok(NAME, f"and whatever the channels of config.toml connect to: {names}")
     yield ok(NAME, "nothing else: nothing is reported anywhere, and no newer version is looked for")
 
 

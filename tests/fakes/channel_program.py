@@ -169,6 +169,13 @@ def dies() -> None:
     sys.exit(3)
 
 
+def gives_up() -> None:
+    """As WhatsApp's does where its library does not load: says why, and ends."""
+    PEER.sendall(json.dumps(HELLO).encode() + b"\n")
+    say(frame="disconnected", reason="internal", text="the library does not load", retry=-1)
+    sys.exit(1)
+
+
 def dies_after_hello() -> None:
     up()
     LINES.readline()

@@ -64,6 +64,7 @@ class FakeHome:
         settings = replace(Config(), **{"warm_sandboxes": 0, **config})
         parts = Parts(self.home, settings, self.engine, enforcement, no_image(), folder / "project", {}, channels or {})
         self.app = App(self.loop, parts, Log(self.home.data / "log" / "nanoclaw.log", to_stderr=False, quiet=True))
+        self._closed = False
         self.most = 0
         self.events: list[Event] = []
         here, there = socket.socketpair()
@@ -134,7 +135,11 @@ class FakeHome:
         return list(self.store._rows("SELECT what, detail FROM events WHERE grp = ? ORDER BY id", group))
 
     def close(self) -> None:
+        """Once; a second time does nothing."""
         done: list[bool] = []
+        if self._closed:
+            return
+        self._closed = True
         self.session.close()
         self.app.close(lambda: done.append(True))
         self.until(lambda: done)

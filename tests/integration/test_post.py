@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from channel import wire
+from host import app
 from host.channels import program as programs
 from host.channels.program import Command
 from host.intake import reference
@@ -262,3 +264,29 @@ def test_a_file_of_the_agent_s_goes_out_and_away(start: Callable[..., FakeHome],
     assert sent["file"] == {"name": "a.png", "type": "", "size": len(PNG)}
     assert (line.folder / f"got-{sent['id']}").read_bytes() == PNG
     assert not kept.exists()
+
+
+def test_a_host_that_ends_waits_for_a_channel_that_does_not_want_to(
+    start: Callable[..., FakeHome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = start(channel="hangs")
+    program = home.app._post.lines["fake"].program
+    home.until(lambda: program.state == "connected")
+    process = program._process
+    assert process is not None
+    monkeypatch.setattr(programs, "STOP_SECONDS", 0.1)
+    assert programs.STOP_SECONDS < app.CLOSE_SECONDS
+    home.close()
+    assert process.returncode == -9
+
+
+def test_what_comes_while_the_host_ends_is_left_for_the_next(start: Callable[..., FakeHome], line: Line) -> None:
+    home = start("ignores_everything")
+    arriving = home.app._post.lines["fake"]
+    home.until(lambda: arriving.program.state == "connected")
+    sender = wire.Person("ann@x")
+    late = wire.Message(7, wire.Chat("1@g", "", "", "group"), "late", sender, False, int(time.time()), "too late")
+    arriving.stop(lambda: None)
+    arriving.channel_frame("fake", late)
+    assert stored(home) == []
+    assert line.kept == 0

@@ -118,6 +118,13 @@ def test_one_that_dies_is_started_again_and_why_is_known(owned: Kept) -> None:
     assert "again in 3600 s" in why
 
 
+@behaves("gives_up")
+def test_why_it_gave_up_it_says_itself(owned: Kept) -> None:
+    owned.program.start()
+    owned.until(lambda: owned.program.restarts)
+    assert ("down", "the library does not load; it is started again in 0 s") in owned.states
+
+
 @behaves("dies_after_hello")
 def test_who_waits_for_one_that_dies_is_answered(owned: Kept) -> None:
     owned.start("connected")
@@ -150,7 +157,8 @@ def test_one_that_breaks_the_rules_is_ended(owned: Kept) -> None:
     assert "broke the rules" in next(why for state, why in owned.states if state == "down")
 
 
-def test_one_that_is_not_there_is_said_so(owned: Kept) -> None:
+def test_one_that_is_not_there_is_said_so(owned: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "BACK_OFF", (3600.0,))  # the next one would outlive the loop
     program = Program(owned.loop, "fake", Command(("/nowhere/channel",), owned.folder), owned)
     program.start()
     owned.until(lambda: program.restarts)

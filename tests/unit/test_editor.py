@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host.cli.editor import MAX_LINE, Action, Editor, Interrupt, Leave, Line, columns
+from host.cli.editor import MAX_LINE, Action, Editor, Interrupt, Leave, Line
+from host.text import columns
 
 LEFT, RIGHT, UP, DOWN, HOME, END, DELETE = (f"\x1b[{k}" for k in ("D", "C", "A", "B", "H", "F", "3~"))
 

@@ -16,9 +16,9 @@ FLOORS = {
         "work"),
     4: ("sandbox", "pool", "mounts", "gate", "link", "resolver", "control", "channels", "rehearsal",
         "images"),
-    3: ("config", "store", "migrations", "allowlist", "beneath", "bundle", "credentials", "engines", "lines", "loop",
-        "log", "parcels", "release", "source", "unpacking"),
-    2: ("hello", "intake", "names", "naming", "policy", "schedule", "turns", "zones"),
+    3: ("config", "store", "migrations", "allowlist", "beneath", "bundle", "credentials", "engines", "home", "lines",
+        "loop", "log", "parcels", "release", "source", "unpacking"),
+    2: ("hello", "intake", "names", "naming", "policy", "schedule", "text", "turns", "zones"),
     1: ("model", "errors", "carried"),
 }  # fmt: skip
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
@@ -100,6 +100,7 @@ def test_tools_do_not_import_each_other() -> None:
     # What a tool needs may be carried in the program: that one place knows where.
     wrong = [pair for pair in wrong if not pair.endswith(" imports host.bundle") and "imports host.bundle." not in pair]
     wrong = [pair for pair in wrong if not pair.startswith("host.bundle imports host.unpacking")]
+    wrong = [pair for pair in wrong if not pair.startswith("host.config imports host.home")]
     assert not wrong, "\n".join(wrong)
 
 

@@ -6,9 +6,8 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from host.errors import UserError
 
@@ -20,8 +19,7 @@ XDG: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Home:
+class Home(NamedTuple):
     """The three folders of one installation."""
 
     config: Path
