@@ -82,6 +82,8 @@ def obey(files: dict[str, bytes]) -> None:
                 link(number, frame["phone"])
             case "send":
                 send(frame, waiting)
+            case "react" if frame["emoji"] == "💥":
+                say(frame="failed", id=number, reason="refused", text="no", retry=0)
             case _:
                 account_frame(frame)
                 say(frame="done", id=number)

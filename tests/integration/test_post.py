@@ -115,6 +115,26 @@ def test_a_reaction_of_the_agent_s_goes_out_before_its_reply(start: Callable[...
     assert home.events_of("family")[0][0] == "done"
 
 
+def test_a_reaction_that_fails_is_soon_given_up_and_told(
+    start: Callable[..., FakeHome], line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "TRIES", (0.01,) * 20)
+    line.says("hello", history=True)
+    home = start("ignores_everything")
+    home.until(lambda: line.kept == 1)
+    seq = home.store.messages.seq_of("fake", "1@g/m1")
+    home.store.begin_turn("family", "t1")
+    home.app.deliver(home.store.outbox.react("family", seq, "💥"))
+    home.app.deliver(home.store.outbox.react("family", seq + 1, "👍"))  # on nothing
+    home.app.deliver(home.store.add_say("family", "t1", "the next one"))
+    home.until(lambda: line.got("send") and home.store.outbox.pending("fake") == [])
+    assert [each["emoji"] for each in line.got("react")] == ["💥"] * 3
+    assert [(row["text"], row["why"]) for row in home.app.status()["not_sent"]] == [
+        ("👍", "its message is gone"),
+        ("💥", "no"),
+    ]
+
+
 def test_people_are_named_both_ways(start: Callable[..., FakeHome], line: Line) -> None:
     line.says("what does @7 say?", sender={"id": "bob@x", "name": "Bob"}, mentions=[{"id": "ann@x", "alt": "7@lid"}])
     line.says("I am Ann", history=True)
