@@ -70,6 +70,8 @@ def authorize(untrusted_action: str, caller: Group, target: str | None = None) -
     own = target is None or target.lower() == caller.folder.lower()
     if allowed is ANY or (allowed is OWN and own):
         return None
+    if MAY[untrusted_action] == (NONE, NONE):
+        return f"{untrusted_action} is for the person at the terminal alone"
     if allowed is OWN:
         main = "" if MAY[untrusted_action][0] is OWN else "; the main group may do it for others"
         return f"{untrusted_action} is permitted for this group's own chat only{main}"

@@ -4,7 +4,6 @@ the person who can act; results on standard output; colour and tables at a termi
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import sys
@@ -27,6 +26,8 @@ def note(text: str) -> None:
 def emit(as_json: bool, record: dict[str, Any], text: str) -> int:
     """Print a result in the form that was asked for; always 0, so that a command can end with it."""
     if as_json:
+        import json  # every start imports this module, and few need that one
+
         write(json.dumps(record, ensure_ascii=not _has_all_characters(sys.stdout)))
     elif text:
         write(text)

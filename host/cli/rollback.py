@@ -13,8 +13,9 @@ from host import config as configuration
 from host import store
 from host.cli.ask_first import agreed
 from host.cli.out import Progress, emit, note
+from host.cli.update import refreshed
 from host.errors import UserError
-from host.install import databases, place, trial
+from host.install import databases, extras, place, trial
 from host.install.databases import Contents
 from host.install.hosts import RESTART, host_pid
 
@@ -39,6 +40,9 @@ def rollback(args: argparse.Namespace) -> int:
             record |= {"restored": str(copy.path), "kept": str(kept), **lost(live, copy)}
         # The database first: killed in between, the newer program is still there, and brings it forward again.
         place.swap(here, here.previous)
+    record["installed"] = extras.installed(home.data, path)
+    if record["installed"]:
+        record["not_refreshed"] = trial.refreshed(path, args.home)
     return emit(args.json, {**record, "host_pid": host_pid(home.data)}, as_text(record, host_pid(home.data)))
 
 
@@ -84,6 +88,7 @@ def as_text(record: dict[str, Any], pid: int | None) -> str:
     lines = [f"{record['program']} is {record['to']} again"]
     if record["restored"]:
         lines.append(f"the database is that of {record['restored']}; what it was is in {record['kept']}")
+    lines += refreshed(record)
     if pid is not None:
         lines.append(f"a host (pid {pid}) goes on with the other program until {RESTART}")
     lines.append("to go forward again: nanoclaw rollback")

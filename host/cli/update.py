@@ -42,6 +42,8 @@ def update(args: argparse.Namespace) -> int:
             judge(statement, args.allow_older)
             with place.taken(path, shlex.join([str(path), *asked])) as here:
                 record = _replace(args, home, here, source, statement, progress)
+        if record["changed"] and extras.installed(home.data, path):
+            record |= {"installed": True, "not_refreshed": trial.refreshed(path, args.home)}
     finally:
         progress.clear()
     return emit(args.json, record, as_text(record))
@@ -90,7 +92,7 @@ def _replace(
         **record,
         "previous": str(here.folder / here.previous),
         "backup": str(backup) if backup else None,
-        "installed": here.path in extras.recorded(home.data).programs,
+        "installed": False,
         "host_pid": host_pid(home.data),
     }
 
@@ -123,10 +125,18 @@ def as_text(record: dict[str, Any]) -> str:
         lines.append(f"the database was copied first: {record['backup']}")
     if record["host_pid"] is not None:
         lines.append(f"a host (pid {record['host_pid']}) goes on with the old program until {RESTART}")
-    if record["installed"]:
-        lines.append("for its completions and man page: nanoclaw install")
+    lines += refreshed(record)
     lines.append("to go back: nanoclaw rollback")
     return "\n".join(lines)
+
+
+def refreshed(record: dict[str, Any]) -> list[str]:
+    """What became of completions and man page, where they were installed."""
+    if not record["installed"]:
+        return []
+    if why := record["not_refreshed"]:
+        return [f"its completions and man page are still the other version's ({why}): nanoclaw install"]
+    return ["its completions and man page are of that version now"]
 
 
 # --- what the person named ----------------------------------------------------------------------------------

@@ -130,6 +130,12 @@ def recorded(data: Path) -> Installed:
     return Installed()
 
 
+def installed(data: Path, program: Path) -> bool:
+    """Whether that program was installed with completions and a man page, and any of them is still there."""
+    record = recorded(data)
+    return program in record.programs and any(state(path) == "ours" for path in record.files)
+
+
 def remember(data: Path, more: Installed) -> None:
     """Add to the record; what it says of the same paths is replaced."""
     before = recorded(data)

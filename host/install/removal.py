@@ -76,8 +76,12 @@ def planned(home: Home, environ: Mapping[str, str], *, purge: bool) -> Plan:
     if not purge and (home.data / extras.RECORD).exists():
         state = [home.data / extras.RECORD]
     running = Path(sys.executable).parent if bundle.frozen() else None
-    # Of the fallbacks, the one that we run from: another may be what a host of another home runs from.
-    caches = [home.cache, *(each for each in fallback_caches(environ) if running and running.is_relative_to(each))]
+    caches = [home.cache]
+    for each in fallback_caches(environ):
+        if pid := runs_from(each):
+            left.append(f"{each}: a NanoClaw (pid {pid}) runs from it")
+        else:
+            caches.append(each)
     found = [path for folder in caches for path in _ours(folder, CACHE, left)]
     own = [path for path in found if running and running.is_relative_to(path)]
     cache = tuple(path for path in found if path not in own)
@@ -113,7 +117,9 @@ def _ours(folder: Path, names: tuple[str, ...], left: list[str]) -> list[Path]:
 def fallback_caches(environ: Mapping[str, str]) -> list[Path]:
     """Where the launcher unpacks where the usual cache cannot be used."""
     uid = os.geteuid()
-    bases = (environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  # judged below
+    # /run/user: also where this session was not told of it (su, cron), and another was.
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    bases = (runtime, f"/run/user/{uid}", "/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  # judged below
     found = []
     for base in dict.fromkeys(base for base in bases if base.startswith("/")):
         path = Path(base) / f"nanoclaw-{uid}"
@@ -124,6 +130,18 @@ def fallback_caches(environ: Mapping[str, str]) -> list[Path]:
         if stat.S_ISDIR(status.st_mode) and status.st_uid == uid and not status.st_mode & 0o077:
             found.append(path)
     return found
+
+
+def runs_from(folder: Path) -> int:
+    """A process, other than this one, whose program lies in the folder: it may be a host of another home. 0 if none."""
+    for entry in Path("/proc").iterdir() if Path("/proc").is_dir() else ():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if (entry / "exe").readlink().is_relative_to(folder):
+                    return int(entry.name)
+            except OSError:
+                continue  # it ended, or is somebody else's
+    return 0
 
 
 # --- engines --------------------------------------------------------------------------------------------------
@@ -264,7 +282,7 @@ def carry_out(plan: Plan, home: Home, progress: Callable[[str], None]) -> list[s
         problems += trees.remove(path)
     for folder in (
         home.cache,
-        *{path.parent for path in plan.own},
+        *{path.parent for path in (*plan.own, *plan.cache)},
         home.data,
         *([home.config] if plan.purge else []),
     ):

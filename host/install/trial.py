@@ -1,4 +1,4 @@
-"""Whether a program starts on this machine, and what it says of itself then."""
+"""Whether a program starts on this machine, and what it says of itself then; and having it write what comes along."""
 
 from __future__ import annotations
 
@@ -26,13 +26,40 @@ class Answer:
 
 def start(program: Path, home: str | None) -> Answer:
     """Run `version --json`. It is our own program by now: its signature was checked."""
-    argv = [str(program), *(["--home", home] if home else []), "version", "--json"]
+    try:
+        out = _run(program, home, "version", "--json")
+    except _FailedError as e:
+        raise _does_not_start(str(e)) from None
+    try:
+        said = json.loads(out)
+        version, schema = said["version"], said.get("schema")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise _does_not_start("it does not say its version") from None
+    return Answer(str(version), schema if isinstance(schema, int) else None)
+
+
+def refreshed(program: Path, home: str | None) -> str:
+    """Have an installed program write its own completions and man page; why it did not, or empty. Only it has their
+    texts. Who calls does not hold the program's place, which `install` takes."""
+    try:
+        _run(program, home, "install", "--to", str(program.parent), "--json")
+    except _FailedError as e:
+        return str(e)
+    return ""
+
+
+class _FailedError(Exception):
+    """It did not do what it was started for; why, in a line."""
+
+
+def _run(program: Path, home: str | None, *args: str) -> bytes:
+    argv = [str(program), *(["--home", home] if home else []), *args]
     try:
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
     except OSError as e:
-        raise _does_not_start(e.strerror or str(e)) from e
+        raise _FailedError(e.strerror or str(e)) from e
     try:
         out, err = process.communicate(timeout=SECONDS)
     except BaseException as e:
@@ -40,17 +67,12 @@ def start(program: Path, home: str | None) -> Answer:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         if isinstance(e, subprocess.TimeoutExpired):
-            raise _does_not_start(f"it did not answer within {SECONDS:.0f} seconds") from None
+            raise _FailedError(f"it did not answer within {SECONDS:.0f} seconds") from None
         raise
-    lines = err.decode(errors="replace").strip().splitlines()
     if process.returncode != 0:
-        raise _does_not_start(lines[0] if lines else f"exit status {process.returncode}")
-    try:
-        said = json.loads(out)
-        version, schema = said["version"], said.get("schema")
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise _does_not_start("it does not say its version") from None
-    return Answer(str(version), schema if isinstance(schema, int) else None)
+        lines = err.decode(errors="replace").strip().splitlines()
+        raise _FailedError((lines[0] if lines else f"exit status {process.returncode}")[:300])
+    return out
 
 
 def _does_not_start(why: str) -> UserError:

@@ -89,9 +89,9 @@ class Day:
         self.traces[out.stem] = out
         return self._space.traced(out, *program(), "--home", str(self.home), "--engine", "bubblewrap", *args)
 
-    def does(self, *args: str, seconds: int = 120) -> str:
+    def does(self, *args: str, seconds: int = 120, said: str = "") -> str:
         done = subprocess.run(
-            self.traced(args[0], *args), env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            self.traced(args[0], *args), env=environment(), input=said, capture_output=True, text=True,
             timeout=seconds, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{args}: {done.stdout[-1500:]}\n{done.stderr[-1500:]}"
@@ -124,6 +124,7 @@ def test_a_day_of_use_names_no_address_but_the_models(
     for group in ("family", "work"):
         day.does("groups", "add", group)
     with day.host():
+        assert "from a chat" in day.does("chat", said="repeat from a chat\n")
         for group in ("main", "family", "work"):
             day.does("ask", "--group", group, f"@Robin remember that this is {group}\nrun ls -a; cat /proc/net/dev")
             day.does("tasks", "add", "--group", group, "--cron", "0 8 * * *", "say good morning")
@@ -141,18 +142,11 @@ def test_a_day_of_use_names_no_address_but_the_models(
     strange = {name: sorted(map(str, strangers(trace, home, model, "drill" in name))) for name, trace in found.items()}
     assert not {name: those for name, those in strange.items() if those}
     asked = {name.partition("-")[2] for name, trace in found.items() if Reached(model, "connect") in trace.reached}
-    assert {"ask", "run", "doctor"} <= asked, "so the model's address itself was seen, and would have been otherwise"
+    assert {"setup", "ask", "run", "doctor"} <= asked, "the model's address itself was seen: so would others"
 
 
 def set_up(day: Day, model: str) -> None:
-    if (ROOT / "host" / "cli" / "setup.py").exists():
-        day.does("setup", "--url", f"http://{model}", "--model", "rehearsal", "--name", "Robin", "--yes")
-        return
-    config = day.home / "config"
-    config.mkdir(mode=0o700)
-    (config / ".env").write_text(f"ANTHROPIC_BASE_URL=http://{model}\n")
-    (config / ".env").chmod(0o600)
-    (config / "config.toml").write_text('assistant = "Robin"\n')
+    day.does("setup", "--url", f"http://{model}", "--model", "rehearsal", "--name", "Robin", "--yes")
 
 
 def strangers(trace: Trace, home: Path, model: str, own: bool) -> set[Reached]:

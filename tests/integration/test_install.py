@@ -319,6 +319,29 @@ def test_containers_of_this_installation_go_and_of_no_other(used: Person, image:
         subprocess.run([docker, "rm", "--force", *names.values()], check=False, capture_output=True, timeout=SECONDS)
 
 
+def test_where_it_unpacked_itself_for_want_of_a_home_is_emptied_too(used: Person, tmp_path: Path) -> None:
+    """As the launcher does where HOME is read-only; not what is somebody's, and not under a program that runs."""
+    runtime = tmp_path / "runtime"
+    fallback = runtime / f"nanoclaw-{os.geteuid()}"
+    (fallback / "host" / "ab").mkdir(parents=True)
+    fallback.chmod(0o700)
+    program = fallback / "host" / "ab" / "nanoclaw"
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
+    with subprocess.Popen([str(program), "600"]) as process:
+        status, out, err = used.run("uninstall", "--yes", XDG_RUNTIME_DIR=str(runtime))
+        assert status == 0, err
+        assert f"stays: {fallback}: a NanoClaw (pid {process.pid}) runs from it" in out
+        assert program.exists()
+        process.kill()
+    (fallback / "theirs").write_text("x")
+    assert used.run("uninstall", "--yes", program=used.download, XDG_RUNTIME_DIR=str(runtime))[0] == 0
+    assert [path.name for path in fallback.iterdir()] == ["theirs"]
+    (fallback / "host").mkdir()
+    (fallback / "theirs").unlink()
+    assert used.run("uninstall", "--yes", program=used.download, XDG_RUNTIME_DIR=str(runtime))[0] == 0
+    assert not fallback.exists()
+
+
 # --- removing a folder -----------------------------------------------------------------------------------------
 
 

@@ -177,6 +177,32 @@ def test_a_newer_one_takes_the_place_and_the_old_one_is_kept(machine: Machine) -
     assert machine.previous.read_bytes() == machine.old.read_bytes(), "updating to the same is no update"
 
 
+def test_completions_and_man_page_are_of_the_program_that_is_there(machine: Machine) -> None:
+    assert machine.run("install", "--to", str(machine.program.parent), program=machine.old)[0] == 0
+    page = machine.folder / "share" / "man" / "man1" / "nanoclaw.1"
+    assert '"NanoClaw 0.1.0"' in page.read_text()
+    status, out, err = machine.update()
+    assert status == 0, err
+    assert "its completions and man page are of that version now" in out
+    assert '"NanoClaw 0.2.0"' in page.read_text()
+    assert machine.previous.read_bytes() == machine.old.read_bytes(), "writing them is no second update"
+    status, out, err = machine.run("rollback", "--yes")
+    assert status == 0, err
+    assert "are of that version now" in out
+    assert '"NanoClaw 0.1.0"' in page.read_text()
+
+
+def test_completions_and_man_page_that_are_not_wanted_are_not_written(machine: Machine) -> None:
+    """Never installed; or installed, and removed since by the person."""
+    assert machine.update()[0] == 0
+    assert machine.run("rollback", "--yes")[0] == 0
+    assert not (machine.folder / "share").exists()
+    assert machine.run("install", "--to", str(machine.program.parent), program=machine.old)[0] == 0
+    shutil.rmtree(machine.folder / "share")
+    assert "man page" not in machine.update()[1]
+    assert not (machine.folder / "share").exists()
+
+
 def test_the_database_is_migrated_by_the_new_one_after_a_copy_and_the_old_one_refuses_it(machine: Machine) -> None:
     known = machine.schema()
     assert machine.update()[0] == 0
