@@ -45,9 +45,9 @@ class Stage:
         if stat.S_ISSOCK(path.stat().st_mode):
             connection = socket.socket(socket.AF_UNIX)
             connection.connect(os.fspath(path))
-            stream = connection.makefile("rw", encoding="utf-8")
-            self._lines: Iterator[str] = iter(stream.readline, "")
-            self._out = stream
+            # Two streams: in one for both, what is written drops the lines that are read and not yet asked for.
+            self._lines: Iterator[str] = iter(connection.makefile("r", encoding="utf-8").readline, "")
+            self._out = connection.makefile("w", encoding="utf-8")
         else:
             self._lines = iter(path.read_text("utf-8").splitlines())
 

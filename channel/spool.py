@@ -1,7 +1,8 @@
 """What the host has not said that it kept, on disk: a child that is killed says it again in its next run.
 
 The library tells WhatsApp that a message arrived before anyone here has seen it, so this file is where a message
-first comes to rest. Written without fsync: it outlives a killed process, and a power cut is the host's own risk too.
+first comes to rest. Written without fsync: it outlives a killed process, and the host's fsync follows within
+milliseconds; one here would keep the library's own queue waiting, which a kill does lose.
 """
 
 from __future__ import annotations

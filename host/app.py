@@ -88,6 +88,7 @@ class App:
             settings=self._settings,
             asked=self._asked,
             outbox=home.data / "outbox",
+            takes_reactions=lambda name: name in self._channels and self._channels[name].takes_reactions,
             takes_files=lambda name: name in self._channels and self._channels[name].takes_files,
         )
         self._work = Work(self._house, self._post, self._groups)
@@ -107,6 +108,7 @@ class App:
             outbox=home.data / "outbox",
             log=self._log,
             receive=self._receive_from_line,
+            assistant=self._parts.config.assistant,
             trouble=self._tell_main,
         )
         return post.Post(desk, self._parts.channels)

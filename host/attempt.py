@@ -66,6 +66,7 @@ class Attempt:
         self.turn = secrets.token_hex(8)
         self._asking = Asking(house, group, self.turn, self._reply)
         self._sending = Sending(house, group, self.turn, self._reply)
+        self._reacts = house.takes_reactions(group.channel)
         self._settings = GroupSettings()
         self._check: CheckRun | None = None
         self._found: str | None = None
@@ -196,7 +197,7 @@ class Attempt:
             model=self._settings.model,
             max_tokens=min(config.max_tokens, self._settings.turn.tokens),
             limits=self._settings.turn,
-            tools=calls.offered(self.group),
+            tools=calls.offered(self.group, reacts=self._reacts),
             timezone=self._settings.timezone,
             ca_pem=access.ca_pem,
             notes=[f"The folder {refused}" for refused in self._house.pool.refused_mounts(folder)],
@@ -210,7 +211,7 @@ class Attempt:
         return self._render(context.messages, context.left_out)
 
     def _render(self, messages: list[Stored], left_out: int) -> str:
-        return intake.render(messages, self._settings.timezone, left_out)
+        return intake.render(messages, self._settings.timezone, left_out, refs=self._reacts)
 
     # --- frames -----------------------------------------------------------------------------------
 

@@ -62,6 +62,8 @@ class House:
     asked: Asked
     outbox: Path
     """Where files wait that are to be sent."""
+    takes_reactions: Callable[[str], bool]
+    """Whether emojis can be put on messages of this channel."""
     takes_files: Callable[[str], bool]
     """Whether files can be sent to this channel."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import unicodedata
@@ -9,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from host.model import Attachment, Quoted, Stored, TaskRun
+from host.model import Attachment, Mention, Quoted, Stored, TaskRun
 from host.text import clean_text as clean_text  # noqa: PLC0414  # what comes in is cleaned by its name here
 from host.zones import zone_of
 from runner.protocol import MAX_TEXT
@@ -72,29 +73,48 @@ def _is_word(c: str) -> bool:
 # --- the prompt -------------------------------------------------------------------------------------
 
 
-def render(messages: Sequence[Stored], timezone: str, left_out: int = 0) -> str:
+def reference(channel: str, message_id: str) -> str:
+    """What the agent calls a message by: the same in every turn, and nothing that tells of other chats."""
+    return hashlib.sha256(f"{channel}\n{message_id}".encode()).hexdigest()[:8]
+
+
+def render(messages: Sequence[Stored], timezone: str, left_out: int = 0, *, refs: bool = False) -> str:
     """The prompt: one element per message, everything that people chose escaped. A text or a name that
-    looks like our markup stays text, so nobody can write in another's name or in ours."""
+    looks like our markup stays text, so nobody can write in another's name or in ours. `refs`: with what a message
+    can be named by."""
     zone = zone_of(timezone)
     lines = [f"<messages timezone={_attribute(timezone)}>"]
     if left_out:
         lines.append(f'<left_out count="{left_out}" why="older, and too many or too long to show"/>')
-    return "\n".join([*lines, *(_element(stored, zone) for stored in messages), "</messages>"])
+    return "\n".join([*lines, *(_element(stored, zone, refs) for stored in messages), "</messages>"])
 
 
-def _element(stored: Stored, zone: Any) -> str:
+def _element(stored: Stored, zone: Any, refs: bool) -> str:
     m = stored.message
+    channel = m.channel if refs else ""
+    ref = _ref(channel, m.id) if m.kind == "message" and not stored.deleted else ""
     # Anyone can choose any display name: the channel's id of the person stands beside it.
     identity = f" sender={_attribute(m.sender)}" if m.sender != m.sender_name else ""
     when = f" time={_attribute(_local(m.sent_at, zone))}"
     state = ' deleted="yes"' if stored.deleted else ' edited="yes"' if stored.edited else ""
-    quoted = [] if m.quoted is None else [_quoted(m.quoted)]
-    inside = "".join([*quoted, *map(_attachment, m.attachments), _escape(m.text)])
-    return f"<{m.kind} from={_attribute(m.sender_name)}{identity}{when}{state}>{inside}</{m.kind}>"
+    quoted = [] if m.quoted is None else [_quoted(m.quoted, channel)]
+    inside = "".join([*quoted, *map(_attachment, m.attachments), *map(_mention, m.mentions), _escape(m.text)])
+    return f"<{m.kind}{ref} from={_attribute(m.sender_name)}{identity}{when}{state}>{inside}</{m.kind}>"
 
 
-def _quoted(quoted: Quoted) -> str:
-    return f"<quoted sender={_attribute(quoted.sender)}>{_escape(quoted.text)}</quoted>"
+def _ref(channel: str, message_id: str) -> str:
+    return f' ref="{reference(channel, message_id)}"' if channel and message_id else ""
+
+
+def _quoted(quoted: Quoted, channel: str) -> str:
+    ref = _ref(channel, quoted.id)
+    return f"<quoted{ref} sender={_attribute(quoted.sender)}>{_escape(quoted.text)}</quoted>"
+
+
+def _mention(mention: Mention) -> str:
+    """The text stays as it was written: who is named stands beside it, so that nobody's name becomes a text."""
+    written = f" written={_attribute(mention.written)}" if mention.written else ""
+    return f"<mentions person={_attribute(mention.person)} name={_attribute(mention.name)}{written}/>"
 
 
 def _attachment(attachment: Attachment) -> str:

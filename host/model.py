@@ -96,6 +96,18 @@ class Attachment:
     """Why it was not taken."""
 
 
+@dataclass(frozen=True)
+class Mention:
+    """Somebody whom a message names, so that the phones of the chat show a name there."""
+
+    person: str
+    """The channel's id."""
+    name: str = ""
+    """What they called themselves in this chat; empty: they never wrote in it."""
+    written: str = ""
+    """How the text names them, as `@…`; empty: it is not in the text."""
+
+
 MESSAGE_KINDS: Final = frozenset({"message", "edit", "deletion", "reaction"})
 
 
@@ -119,6 +131,7 @@ class Message:
     """Too old to be answered: it calls nobody, and is shown with the next message that does."""
     quoted: Quoted | None = None
     attachments: tuple[Attachment, ...] = ()
+    mentions: tuple[Mention, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,6 +164,8 @@ class Outgoing:
     """A file to be sent, by its name in the outbox's folder; `text` is then what is said about it."""
     file_name: str = ""
     """What people see it called."""
+    reaction: bool = False
+    """It is no text: `text` is an emoji, put on the message `quote`."""
     attempts: int = field(default=0, compare=False)
 
 

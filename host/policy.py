@@ -22,6 +22,8 @@ NONE, OWN, ANY = Scope
 # Granting a mount or a host is further bounded by the allowlist and the config, which no request can change.
 MAY: Final[dict[str, tuple[Scope, Scope]]] = {
     "send": (ANY, OWN),
+    # A message is named by what the agent was shown of it, and it is shown its own chat.
+    "react": (OWN, OWN),
     "schedule_task": (ANY, OWN),
     "list_tasks": (ANY, OWN),
     "get_task": (ANY, OWN),
@@ -71,5 +73,6 @@ def authorize(untrusted_action: str, caller: Group, target: str | None = None) -
     if MAY[untrusted_action] == (NONE, NONE):
         return f"{untrusted_action} is for the person at the terminal alone"
     if allowed is OWN:
-        return f"{untrusted_action} is permitted for this group's own chat only; the main group may do it for others"
+        main = "" if MAY[untrusted_action][0] is OWN else "; the main group may do it for others"
+        return f"{untrusted_action} is permitted for this group's own chat only{main}"
     return f"{untrusted_action} is permitted to the main group only"

@@ -16,6 +16,7 @@ from typing import Final
 
 from channel import wire
 from whatsapp import library
+from whatsapp.pace import Manners
 from whatsapp.program import DATABASE, Program
 from whatsapp.speech import Speech, leave
 
@@ -25,7 +26,7 @@ PR_SET_PDEATHSIG: Final = 1
 BOT_TAG: Final = "NEONIZE_BOT_TAG"
 
 
-def main() -> None:
+def main(manners: Manners | None = None) -> None:
     options = _options()
     if problem := _glibc_problem():
         sys.exit(f"nanoclaw: error: {problem}")
@@ -42,7 +43,7 @@ def main() -> None:
         speech.say(wire.Disconnected("internal", str(e)[:500], wire.NEVER))
         leave(1)
     try:
-        Program(Path.cwd(), options.proxy, speech).run()
+        Program(Path.cwd(), options.proxy, speech, manners or Manners()).run()
     except wire.PeerError as e:
         sys.stderr.write(f"whatsapp: the host broke the rules of the wire: {e}\n")
         sys.stderr.flush()

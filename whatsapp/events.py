@@ -25,6 +25,10 @@ WRAPPERS: Final = (
     "editedMessage",
     "groupMentionedMessage",
     "lottieStickerMessage",
+    "associatedChildMessage",
+    "botForwardedMessage",
+    "spoilerMessage",
+    "pollCreationMessageV4",
 )
 VIEW_ONCE: Final = frozenset({"viewOnceMessage", "viewOnceMessageV2", "viewOnceMessageV2Extension"})
 MOST_WRAPPERS: Final = 8
@@ -84,17 +88,25 @@ _TEXTS: Final[dict[str, Callable[[Any], str]]] = {
     "documentMessage": _caption,
     "locationMessage": _place,
     "liveLocationMessage": _place,
+    "ptvMessage": _caption,
     "contactMessage": lambda part: f"[contact] {part.displayName}",
+    "contactsArrayMessage": lambda part: "\n".join(f"[contact] {one.displayName}" for one in part.contacts[:50]),
+    "groupInviteMessage": lambda part: "\n".join(filter(None, (f"[invitation] {part.groupName}", part.caption))),
+    "eventMessage": lambda part: "\n".join(filter(None, (f"[event] {part.name}", part.description))),
+    "listResponseMessage": lambda part: str(part.title),
+    "buttonsResponseMessage": lambda part: str(part.selectedDisplayText),
+    "templateButtonReplyMessage": lambda part: str(part.selectedDisplayText),
     "pollCreationMessage": _poll,
     "pollCreationMessageV2": _poll,
     "pollCreationMessageV3": _poll,
+    "pollCreationMessageV5": _poll,
 }
 
 
 def attachments_of(message: Any) -> list[wire.Attachment]:
     """The files that hang on an unwrapped message."""
     found = []
-    for kind, name in FIELDS.items():
+    for kind, name in [*FIELDS.items(), ("video", "ptvMessage")]:
         if kind != "voice" and message.HasField(name):
             part = getattr(message, name)
             real = "voice" if kind == "audio" and part.PTT else kind

@@ -27,13 +27,15 @@ TYPING_MOST: Final = 900.0
 class Outgoing:
     """Each method carries out one request and answers it, on a worker's thread."""
 
-    def __init__(self, say: Callable[[wire.Frame], None], directory: Directory, lid_chats: set[str]) -> None:
+    def __init__(
+        self, say: Callable[[wire.Frame], None], directory: Directory, lid_chats: set[str], manners: Manners
+    ) -> None:
         self._say = say
         self._directory = directory
         self._lid_chats = lid_chats
         """Groups whose members go by LID, as their messages showed."""
         self.sent = Recent(5000)
-        self._pace = Pace(Manners(), time.monotonic())
+        self._pace = Pace(manners, time.monotonic())
         self._typing: dict[str, float] = {}
         self._lock = threading.Lock()
         self.client: Callable[[], Client | None] = lambda: None

@@ -4,6 +4,7 @@ floods. Pure: the clock and the dice are the caller's."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,10 @@ class Manners:
     # The least between two messages, and how much longer it may be: no two gaps are alike.
     gap: float = 0.4
     jitter: float = 0.8
+
+
+HASTY: Final = Manners(burst=1000, seconds_each=0.001, gap=0.0, jitter=0.0)
+"""For tests, against a server of their own: nothing is waited for."""
 
 
 class Pace:

@@ -1,4 +1,19 @@
-"""The channel's program: the host's frames to those who carry them out, the library's events to the host."""
+"""The channel's program: the host's frames to those who carry them out, the library's events to the host.
+
+A message's way in, and what a crash loses. The library decrypts it, tells WhatsApp that it arrived, and puts the event
+into a queue of its own (at most 100); its one thread calls `_on_message`, which writes the frame into the spool before
+anything else that takes time, and only then says it to the host. The host stores it (fsync) and says `kept`; then the
+spool forgets it.
+
+- Killed after the spool: the next run says it again, and the host knows it by its id. Nothing is lost.
+- Killed before: WhatsApp holds the message for delivered, and what was still in the library's queue is lost.
+  whatsmeow could wait with its receipt for the handler (SynchronousAck); neonize has no way to ask for that. What is
+  left to do is done: before the spool comes nothing that asks the network, only a look-up of an unknown person's other
+  id in the session's own database; and where the host does not keep up, the handler waits, so that nothing is dropped
+  here. WhatsApp's history, which comes when an account is linked, is stored as context.
+- The machine loses its power before the host's fsync: the spool is written without one. With it, the handler would be
+  as slow as the disk, the library's queue longer, and a kill, which is the likelier of the two, would lose more.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +32,7 @@ from whatsapp.events import Reader, jid_of
 from whatsapp.identity import Directory, Jid, Pair, pair_of
 from whatsapp.library import VERSION, Client, LibraryError
 from whatsapp.outgoing import Outgoing
+from whatsapp.pace import Manners
 from whatsapp.recent import Recent
 from whatsapp.speech import Speech, leave
 from whatsapp.worker import Worker, watch
@@ -35,7 +51,7 @@ ALL: Final = sorted(wire.ABILITIES)
 class Program:
     """Made on the main thread, which then runs `run`."""
 
-    def __init__(self, folder: Path, proxy: str, speech: Speech) -> None:
+    def __init__(self, folder: Path, proxy: str, speech: Speech, manners: Manners) -> None:
         self._speech = speech
         self._database = folder / DATABASE
         self._spool = Spool(folder / SPOOL, time.time())
@@ -46,7 +62,7 @@ class Program:
         self._seen = Recent(10_000)
         self._directory = Directory(self._look_up)
         self._reader = Reader(Pair(), self._directory, self._names)
-        self._outgoing = Outgoing(speech.say, self._directory, self._lid_chats)
+        self._outgoing = Outgoing(speech.say, self._directory, self._lid_chats, manners)
         ears = Ears(speech.say, self._connected, self._on_event, lambda: leave(0))
         self._account = Account(self._database, proxy, ears)
         self._outgoing.client = lambda: self._account.client

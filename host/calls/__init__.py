@@ -31,8 +31,8 @@ def carry_out(desk: Desk, caller: Caller, untrusted_method: str, untrusted_param
     return method.handle(desk, caller, target, known)
 
 
-def offered(group: Group) -> list[dict[str, Any]]:
-    """The tools that this group's agent is shown."""
+def offered(group: Group, *, reacts: bool = False) -> list[dict[str, Any]]:
+    """The tools that this group's agent is shown. `reacts`: its chat takes emojis on messages."""
     return [
         {
             "name": name,
@@ -40,7 +40,7 @@ def offered(group: Group) -> list[dict[str, Any]]:
             "input_schema": schema(method, administers=group.is_main),
         }
         for name, method in METHODS.items()
-        if (method.offered == "permitted" or (method.offered == "main" and group.is_main))
+        if method.offered in {"permitted", "main" if group.is_main else "", "reacts" if reacts else ""}
         and policy.scope(name, group) is not policy.Scope.NONE
     ]
 

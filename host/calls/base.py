@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from host.config import Config, Home
@@ -46,6 +46,9 @@ class Line(Protocol):
 
     linking: Any
     """How far a link is, as a dataclass."""
+
+    @property
+    def takes_reactions(self) -> bool: ...
 
     def link(self, phone: str) -> None: ...
     def unlink(self) -> None: ...
@@ -124,10 +127,11 @@ class Method:
     who administers, left out means all: an empty target), `task` (the group of the task that `id` names), or
     `home` (no group's: an empty target)."""
     offered: str = "permitted"
-    """Which agents see it among their tools: `permitted` (all that may use it), `main` or `nobody`. It decides
-    nothing: what a runner was not offered it may ask for all the same, and policy answers."""
-    names_group: bool = field(default=True)
-    """Whether who administers may name another group."""
+    """Which agents see it among their tools: `permitted` (all that may use it), `main`, `reacts` (where the chat
+    takes reactions) or `nobody`. It decides nothing: what a runner was not offered it may ask for all the same, and
+    policy answers."""
+    names_group: bool = True
+    """Whether who administers is told that another group may be named."""
 
 
 JSON_TYPES: Final = {"string": "string", "integer": "integer", "boolean": "boolean", "object": "object"}
@@ -136,7 +140,7 @@ JSON_TYPES: Final = {"string": "string", "integer": "integer", "boolean": "boole
 def schema(method: Method, *, administers: bool) -> dict[str, Any]:
     """JSON schema of what the model may send."""
     params = dict(method.params)
-    if method.whose in ("group", "groups") and administers:
+    if method.whose in ("group", "groups") and administers and method.names_group:
         params["group"] = GROUP if method.whose == "group" else GROUPS
     properties = {name: _property(param) for name, param in params.items()}
     required = [name for name, param in params.items() if param.required]

@@ -13,6 +13,9 @@ class Channel(Protocol):
     name: str
     takes_files: bool
 
+    @property
+    def takes_reactions(self) -> bool: ...
+
     def deliver(self, outgoing: Outgoing) -> None:
         """Say it. The channel's ack, whenever it comes, is what makes the row S4 (sent); until then the row
         may be delivered again, after a restart or when someone connects."""

@@ -12,6 +12,7 @@ class Console:
 
     name = "console"
     takes_files = False  # a file is in the group's folder, on this very machine
+    takes_reactions = False
 
     def __init__(self, control: Control) -> None:
         self._control = control

@@ -31,6 +31,8 @@ STATEMENTS: Final = (
     "ALTER TABLE outbox ADD COLUMN quote INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE outbox ADD COLUMN file TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE outbox ADD COLUMN file_name TEXT NOT NULL DEFAULT ''",
+    # `text` is an emoji, to be put on the message `quote`.
+    "ALTER TABLE outbox ADD COLUMN reaction INTEGER NOT NULL DEFAULT 0 CHECK (reaction IN (0, 1))",
     "ALTER TABLE outbox ADD COLUMN next_at REAL NOT NULL DEFAULT 0",
     "ALTER TABLE outbox ADD COLUMN given_up TEXT NOT NULL DEFAULT ''",
     # What was sent, by the id that the channel gave it: it is not taken for a message when the channel repeats it.

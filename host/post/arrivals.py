@@ -11,11 +11,11 @@ from typing import Final
 
 from channel import wire
 from channel.wire import Deleted, Edited, Failed, Frame, PeerError, Reaction
-from host import intake
+from host import intake, naming
 from host.channels.program import Answer, Program
 from host.errors import UserError
 from host.loop import Timer
-from host.model import Attachment, Group, Message, Quoted
+from host.model import Attachment, Group, Mention, Message, Quoted
 from host.post.desk import Desk, one_line
 
 MAX_WAITING: Final = 20_000
@@ -128,7 +128,16 @@ class Arrivals:
                     text = intake.clean_text(q.text)[:EXCERPT]
                     quoted = Quoted(f"{chat}/{q.id}", self._person(q.sender) if q.sender else "", text)
                 text = intake.clean_text(untrusted.text)
-                return replace(plain, text=text, context_only=untrusted.history or old, quoted=quoted)
+                mentions = self._mentions(plain, text, untrusted.mentions)
+                context_only = untrusted.history or old
+                return replace(plain, text=text, context_only=context_only, quoted=quoted, mentions=mentions)
+
+    def _mentions(self, message: Message, text: str, untrusted: list[wire.Person]) -> tuple[Mention, ...]:
+        if not untrusted or self._desk.store.group_of(message.channel, message.chat) is None:
+            return ()
+        named = [(self._person(each.id, each.alt), each.id, each.alt) for each in untrusted[: naming.MAX_MENTIONS]]
+        names = self._desk.store.messages.people(message.channel, message.chat)
+        return tuple(naming.people_named(text, named, names))
 
     def _person(self, untrusted_id: str, untrusted_alt: str = "") -> str:
         return self._desk.store.messages.person(self.channel, untrusted_id, untrusted_alt)

@@ -8,7 +8,7 @@ from typing import Final
 
 from channel import wire
 from channel.wire import Done, Frame
-from host import intake
+from host import intake, naming
 from host.channels.program import Answer, Program
 from host.errors import UserError
 from host.loop import Timer
@@ -21,6 +21,8 @@ TRIES: Final = (5.0, 30.0, 120.0, 600.0, 3600.0, 3600.0, 3600.0)
 """Seconds before the next try of what failed; after the last one it is given up."""
 MAX_ENDS: Final = 20
 """A reply at which its channel dies that often is given up: others wait behind it."""
+MAX_REACTIONS: Final = 2
+"""Tries of a reaction after the first: what is said after it waits for it, and an old one says nothing any more."""
 EXCERPT: Final = 200
 
 
@@ -56,6 +58,9 @@ class Delivery:
 
     def _send(self, outgoing: Outgoing) -> None:
         self._sending = True
+        if outgoing.reaction:
+            self._react(outgoing)
+            return
         path = self._desk.outbox / outgoing.file if outgoing.file else None
         file = None
         if path is not None:
@@ -65,9 +70,10 @@ class Delivery:
                 self._give_up(outgoing, "its file is gone")
                 return
         quote = self._quote(outgoing)
+        text, mentions = self._text(outgoing)
 
         def build(number: int) -> Frame:
-            return wire.Send(number, outgoing.chat, outgoing.text, quote, [], file)
+            return wire.Send(number, outgoing.chat, text, quote, mentions, file)
 
         def answered(answer: Answer) -> None:
             self._sent(outgoing, answer)
@@ -76,6 +82,43 @@ class Delivery:
             self._program.request(build, answered, seconds=SEND_SECONDS)
         else:
             self._program.request_with_file(build, path, answered, SEND_SECONDS)
+
+    def _react(self, outgoing: Outgoing) -> None:
+        found = self._desk.store.messages.get(outgoing.quote)
+        if found is None or found.deleted or not self._can("react"):
+            self._give_up(outgoing, "its message is gone" if self._can("react") else "the channel takes no reactions")
+            return
+        message = found.message
+        _, _, raw = message.id.partition("/")
+        self._program.request(
+            lambda number: wire.React(number, outgoing.chat, raw, message.sender, outgoing.text),
+            lambda answer: self._sent(outgoing, answer),
+            seconds=SEND_SECONDS,
+        )
+
+    def _text(self, outgoing: Outgoing) -> tuple[str, list[str]]:
+        """As it goes out, and the people that it names. What would grow over the wire's limit goes out as it is."""
+        text, mentions = outgoing.text, list[str]()
+        if self._desk.assistant and self._is_a_persons(outgoing):
+            text = naming.signed(text, self._desk.assistant)
+        if "@" in text and self._can("mentions"):
+            people = self._desk.store.messages.people(self.channel, outgoing.chat)
+            text, mentions = naming.name_people(text, people)
+        return (text, mentions) if len(text.encode()) <= wire.MAX_TEXT else (outgoing.text, [])
+
+    def _is_a_persons(self, outgoing: Outgoing) -> bool:
+        """Whether whoever reads it would take it for the words of the person whose account this is: in that person's
+        talk with themselves, and in every chat where such a talk is main, for then the assistant has no account of
+        its own."""
+        account = self._program.account
+        if account is None:
+            return False
+        own = self._desk.store.messages.person(self.channel, account.id, account.alt)
+        mains = (group.chat for group in self._desk.store.groups() if group.is_main and group.channel == self.channel)
+        return own in {outgoing.chat, *mains}
+
+    def _can(self, ability: str) -> bool:
+        return self._program.hello is not None and ability in self._program.hello.can
 
     def _quote(self, outgoing: Outgoing) -> wire.Quote | None:
         """Where several write, a reply shows what it answers."""
@@ -97,7 +140,9 @@ class Delivery:
                 answer.reason == "internal" and outgoing.attempts < MAX_ENDS
             ):
                 store.mark_attempt(outgoing, time.time() + TRIES[0])
-            elif answer.retry == wire.NEVER or outgoing.attempts >= len(TRIES):
+            elif answer.retry == wire.NEVER or outgoing.attempts >= (
+                MAX_REACTIONS if outgoing.reaction else len(TRIES)
+            ):
                 self._give_up(outgoing, intake.clean_text(answer.text) or answer.reason)
                 return
             else:

@@ -27,6 +27,8 @@ class Desk:
     log: Log
     receive: Callable[[Message], object]
     """S1, and a turn if it calls the agent. `UserError` if it could not be stored."""
+    assistant: str = ""
+    """What it is called where its account is also a person's own; empty: it does not say."""
     trouble: Callable[[str, str], None] = lambda channel, sentence: None
     """A channel's account is out of service for longer than a moment, and why."""
 

@@ -108,6 +108,12 @@ class Line:
             self._desk.log.warning("channel out of service", channel=self.name, why=why)
             self._desk.trouble(self.name, why)
 
+    @property
+    def takes_reactions(self) -> bool:
+        """As far as is known: one that has not said hello yet may."""
+        hello = self.program.hello
+        return hello is None or "react" in hello.can
+
     # --- out ------------------------------------------------------------------------------------------------
 
     def deliver(self, outgoing: Outgoing) -> None:

@@ -15,6 +15,8 @@ PAGE: Final = 32
 EXCERPT: Final = 200
 """Characters of a message that stand for it where another one is about it."""
 MAX_PEOPLE: Final = 100_000
+RECENT: Final = 500
+"""Messages of a chat that can still be named, and among whose writers somebody can be."""
 
 
 class KnownChat(NamedTuple):
@@ -52,7 +54,8 @@ class Messages:
             if about is not None and changes and not self._follow(db, message, about, now, seen_upto=group[0][0]):
                 return None
             if about is not None:
-                text = about.message.text[:EXCERPT]
+                taken_back = message.kind == "deletion" and about.message.sender == message.sender
+                text = "" if taken_back else about.message.text[:EXCERPT]
                 message = replace(message, quoted=Quoted(about.message.id, about.message.sender, text))
             seq = self._insert(db, message, now)
         return Stored(seq, message) if seq else None
@@ -88,6 +91,13 @@ class Messages:
             db.execute("UPDATE messages SET text = ?, edited_at = ? WHERE seq = ?", (message.text, now, about.seq))
         else:
             db.execute("UPDATE messages SET text = '', extra = '{}', deleted_at = ? WHERE seq = ?", (now, about.seq))
+            # Nor does what was about it keep its words.
+            db.execute(
+                "UPDATE messages SET text = CASE kind WHEN 'edit' THEN '' ELSE text END,"
+                " extra = json_set(extra, '$.quoted.text', '') WHERE (channel, chat) = (?, ?) AND seq > ?"
+                " AND kind <> 'message' AND json_extract(extra, '$.quoted.id') = ?",
+                (about.message.channel, about.message.chat, about.seq, about.message.id),
+            )
         return about.seq <= seen_upto
 
     def _note_chat(self, m: Message, now: float) -> None:
@@ -161,6 +171,22 @@ class Messages:
     def by_id(self, channel: str, message_id: str) -> Stored | None:
         rows = self._rows(f"SELECT {MESSAGE} FROM messages m WHERE m.channel = ? AND m.id = ?", channel, message_id)
         return as_stored(rows[0]) if rows else None
+
+    def recent(self, folder: str) -> Iterator[Stored]:
+        """Messages of this group's chat that were written and not taken back, the newest first; not all that ever
+        were."""
+        query = f"SELECT {MESSAGE} {OF_GROUP} AND m.kind = 'message' AND m.deleted_at IS NULL ORDER BY m.seq DESC"
+        yield from map(as_stored, self._rows(f"{query} LIMIT {RECENT}", folder))
+
+    def people(self, channel: str, chat: str) -> dict[str, str]:
+        """Who wrote in this chat lately, by id, and what they called themselves last."""
+        rows = self._rows(
+            "SELECT sender, sender_name FROM (SELECT seq, sender, sender_name FROM messages"
+            f" WHERE channel = ? AND chat = ? AND kind = 'message' ORDER BY seq DESC LIMIT {RECENT}) ORDER BY seq",
+            channel,
+            chat,
+        )
+        return dict(rows)
 
     def pending(self, folder: str) -> Iterator[Stored]:
         """Messages that no turn has ended for, oldest first; read as they are asked for, since a chat

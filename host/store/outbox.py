@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from host.model import Outgoing
 from host.store.messages import Transaction
-from host.store.rows import OUTGOING
+from host.store.rows import OUTGOING, outgoing_of
 
 KEEP_SENT_IDS: Final = 50_000
 """Ids of sent messages that are remembered: what a channel repeats, it repeats soon."""
@@ -32,6 +32,22 @@ class Outbox:
         )
         assert added.lastrowid is not None
         return added.lastrowid
+
+    def react(self, folder: str, seq: int, emoji: str) -> Outgoing:
+        """An emoji on the message `seq`, in its place among what is said to this chat."""
+        now = self._clock()
+        with self._transaction() as db:
+            added = db.execute(
+                "INSERT INTO outbox (grp, channel, chat, text, turn, kind, upto, created_at, quote, reaction)"
+                " SELECT folder, channel, chat, ?, '', 'say', 0, ?, ?, 1 FROM groups WHERE folder = ?",
+                (emoji, now, seq, folder),
+            )
+            assert added.lastrowid is not None
+            return outgoing_of(db, added.lastrowid)
+
+    def reactions_since(self, folder: str, since: float) -> int:
+        query = "SELECT count(*) FROM outbox WHERE grp = ? AND reaction AND created_at >= ?"
+        return int(self._rows(query, folder, since)[0][0])
 
     def pending(self, channel: str) -> list[Outgoing]:
         """What this channel has not acked and may still deliver, oldest first."""

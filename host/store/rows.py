@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from host.model import Attachment, Group, Message, Outgoing, Quoted, Stored
+from host.model import Attachment, Group, Mention, Message, Outgoing, Quoted, Stored
 
 # The columns that the functions below expect, in their order.
 GROUP: Final = "folder, channel, chat, name, is_main, needs_trigger, settings"
@@ -17,7 +17,7 @@ MESSAGE: Final = (
     " m.edited_at IS NOT NULL, m.deleted_at IS NOT NULL"
 )
 OF_GROUP: Final = "FROM groups g JOIN messages m ON m.channel = g.channel AND m.chat = g.chat WHERE g.folder = ?1"
-OUTGOING: Final = "id, grp, channel, chat, text, turn, kind, upto, quote, file, file_name, attempts"
+OUTGOING: Final = "id, grp, channel, chat, text, turn, kind, upto, quote, file, file_name, reaction, attempts"
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def as_stored(row: Any) -> Stored:
         channel, number, chat, sender, name, text, sent_at, kind, bool(context_only),
         quoted=Quoted(**more["quoted"]) if "quoted" in more else None,
         attachments=tuple(Attachment(**each) for each in more.get("attachments", ())),
+        mentions=tuple(Mention(**each) for each in more.get("mentions", ())),
     )  # fmt: skip
     return Stored(seq, message, bool(edited), bool(deleted))
 
@@ -64,6 +65,8 @@ def extra_of(message: Message) -> str:
         more["quoted"] = vars(message.quoted)
     if message.attachments:
         more["attachments"] = [vars(each) for each in message.attachments]
+    if message.mentions:
+        more["mentions"] = [vars(each) for each in message.mentions]
     return json.dumps(more, ensure_ascii=False, separators=(",", ":"))
 
 

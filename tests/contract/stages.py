@@ -184,7 +184,7 @@ class WhatsAppStage:
 
     def start(self, *, keeps: bool = True) -> ChannelProcess:
         argv = [whatsapp_server.PYTHON, "-B", Path(whatsapp_server.__file__).with_name("whatsapp_child.py")]
-        env = {"NEONIZE_FROM": str(self._library), "SSL_CERT_FILE": str(self.server.ca)}
+        env = {"NEONIZE_FROM": str(self._library), "SSL_CERT_FILE": str(self.server.ca), "HASTY": "1"}
         options = [self._folder / "data", "--proxy", self.server.proxy]
         self._channels.append(ChannelProcess([*argv, *options], self._folder / "log", env, keeps=keeps))
         return self._channels[-1]

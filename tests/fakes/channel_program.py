@@ -18,7 +18,7 @@ from typing import Any
 PEER = socket.socket(fileno=3)
 LINES = PEER.makefile("rb")
 HELLO: dict[str, Any] = {"frame": "hello", "version": 1, "program": "fake 1", "linked": True}
-HELLO["can"] = ["files", "typing", "read", "quote", "qr", "unlink", "chats"]
+HELLO["can"] = ["files", "typing", "read", "quote", "qr", "unlink", "chats", "react", "mentions"]
 ME = {"id": "me@x", "alt": "", "name": "Me"}
 
 
@@ -82,6 +82,8 @@ def obey(files: dict[str, bytes]) -> None:
                 link(number, frame["phone"])
             case "send":
                 send(frame, waiting)
+            case "react" if frame["emoji"] == "💥":
+                say(frame="failed", id=number, reason="refused", text="no", retry=0)
             case _:
                 account_frame(frame)
                 say(frame="done", id=number)

@@ -16,6 +16,8 @@ from channel import wire
 from host import app
 from host.channels import program as programs
 from host.channels.program import Command
+from host.intake import reference
+from host.model import Mention
 from host.post import delivery
 from host.store.messages import KnownChat
 from tests.fakes.home import FakeHome
@@ -97,6 +99,72 @@ def test_a_message_calls_the_agent_and_the_reply_goes_out_with_typing_and_a_read
     assert [each["messages"] for each in line.got("read")] == [["m1"]]
     home.until(lambda: home.store.outbox.pending("fake") == [])
     assert home.store.outbox.was_sent("fake", f"1@g/s{sent['id']}")
+
+
+def test_a_reaction_of_the_agent_s_goes_out_before_its_reply(start: Callable[..., FakeHome], line: Line) -> None:
+    wish = {"method": "react", "params": {"message": reference("fake", "1@g/m1"), "emoji": "👍"}}
+    line.says("ask " + json.dumps(wish))
+    home = start("asks")
+    home.until(lambda: line.got("send"))
+    out = [each for each in line.got() if each["frame"] in {"react", "send"}]
+    assert [each["frame"] for each in out] == ["react", "send"]
+    assert {**out[0], "id": 0} == {
+        "frame": "react", "id": 0, "chat": "1@g", "message": "m1", "sender": "ann@x", "emoji": "👍"
+    }  # fmt: skip
+    home.until(lambda: home.store.outbox.pending("fake") == [])
+    assert home.events_of("family")[0][0] == "done"
+
+
+def test_a_reaction_that_fails_is_soon_given_up_and_told(
+    start: Callable[..., FakeHome], line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "TRIES", (0.01,) * 20)
+    line.says("hello", history=True)
+    home = start("ignores_everything")
+    home.until(lambda: line.kept == 1)
+    seq = home.store.messages.seq_of("fake", "1@g/m1")
+    home.store.begin_turn("family", "t1")
+    home.app.deliver(home.store.outbox.react("family", seq, "💥"))
+    home.app.deliver(home.store.outbox.react("family", seq + 1, "👍"))  # on nothing
+    home.app.deliver(home.store.add_say("family", "t1", "the next one"))
+    home.until(lambda: line.got("send") and home.store.outbox.pending("fake") == [])
+    assert [each["emoji"] for each in line.got("react")] == ["💥"] * 3
+    assert [(row["text"], row["why"]) for row in home.app.status()["not_sent"]] == [
+        ("👍", "its message is gone"),
+        ("💥", "no"),
+    ]
+
+
+def test_people_are_named_both_ways(start: Callable[..., FakeHome], line: Line) -> None:
+    line.says("what does @7 say?", sender={"id": "bob@x", "name": "Bob"}, mentions=[{"id": "ann@x", "alt": "7@lid"}])
+    line.says("I am Ann", history=True)
+    home = start("ignores_everything")
+    home.until(lambda: line.kept == 2)
+    home.store.begin_turn("family", "t1")
+    home.app.deliver(home.store.add_say("family", "t1", "@Bob asks, @ann."))
+    home.until(lambda: line.got("send"))
+    assert (line.got("send")[0]["text"], line.got("send")[0]["mentions"]) == (
+        "@bob@x asks, @ann@x.",
+        ["bob@x", "ann@x"],
+    )
+    line.says("and @7?", sender={"id": "bob@x", "name": "Bob"}, mentions=[{"id": "7@lid"}])
+    home.app._post.lines["fake"].program._process.kill()  # its next run says it
+    home.until(lambda: line.kept == 3)
+    assert stored(home)[0].mentions == (Mention("ann@x", "", "@7"),)
+    assert stored(home)[2].mentions == (Mention("ann@x", "Ann", "@7"),)
+
+
+@pytest.mark.parametrize(("main", "signed"), [("me@x", True), ("somebody@x", False)])
+def test_with_a_person_s_own_account_it_says_who_writes(
+    start: Callable[..., FakeHome], line: Line, main: str, signed: bool
+) -> None:
+    home = start("ignores_everything")
+    home.app.call("move_group", {"group": "main", "channel": "fake", "chat": main})
+    home.until(lambda: home.app._post.lines["fake"].program.state == "connected")
+    home.store.begin_turn("family", "t1")
+    home.app.deliver(home.store.add_say("family", "t1", "five"))
+    home.until(lambda: line.got("send"))
+    assert line.got("send")[0]["text"] == ("**Andy:** five" if signed else "five")
 
 
 def test_what_is_said_twice_is_answered_once(start: Callable[..., FakeHome], line: Line) -> None:

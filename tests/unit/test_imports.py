@@ -18,7 +18,7 @@ FLOORS = {
         "images"),
     3: ("config", "store", "migrations", "allowlist", "beneath", "bundle", "credentials", "engines", "home", "lines",
         "loop", "log", "parcels", "release", "source", "unpacking"),
-    2: ("hello", "intake", "names", "policy", "schedule", "text", "turns", "zones"),
+    2: ("hello", "intake", "names", "naming", "policy", "schedule", "text", "turns", "zones"),
     1: ("model", "errors", "carried"),
 }  # fmt: skip
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

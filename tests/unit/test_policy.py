@@ -34,6 +34,7 @@ ADMINISTRATION = (
 PERSONS = ("channel_status", "link_channel", "unlink_channel", "forget_channel", "list_chats", "move_group")
 EXPECTED = {
     "send": (ANY, OWN),
+    "react": (OWN, OWN),
     **dict.fromkeys(TASKS, (ANY, OWN)),
     **dict.fromkeys(ADMINISTRATION, (ANY, NONE)),
     **dict.fromkeys(PERSONS, (NONE, NONE)),

@@ -104,6 +104,24 @@ def text_cases() -> dict[str, tuple[dict[str, Any], str]]:
         "image": ({"imageMessage": {**FILE, "caption": "x"}}, "x"),
         "video": ({"videoMessage": {**FILE, "caption": "x"}}, "x"),
         "document": ({"documentMessage": {**FILE, "caption": "x"}}, "x"),
+        "round video": ({"ptvMessage": {**FILE, "caption": "x"}}, "x"),
+        "contacts": (
+            {"contactsArrayMessage": {"contacts": [{"displayName": "A"}, {"displayName": "B"}]}},
+            "[contact] A\n[contact] B",
+        ),
+        "invitation": ({"groupInviteMessage": {"groupName": "Club", "caption": "come"}}, "[invitation] Club\ncome"),
+        "event": ({"eventMessage": {"name": "Party", "description": "at nine"}}, "[event] Party\nat nine"),
+        "button": ({"buttonsResponseMessage": {"selectedDisplayText": "Yes"}}, "Yes"),
+        "template button": ({"templateButtonReplyMessage": {"selectedDisplayText": "Yes"}}, "Yes"),
+        "list": ({"listResponseMessage": {"title": "Soup"}}, "Soup"),
+        "poll 2": ({"pollCreationMessageV2": {"name": "When?"}}, "[poll] When?"),
+        "poll 3": ({"pollCreationMessageV3": {"name": "When?"}}, "[poll] When?"),
+        "poll 4": ({"pollCreationMessageV4": {"message": {"pollCreationMessage": {"name": "When?"}}}}, "[poll] When?"),
+        "poll 5": ({"pollCreationMessageV5": {"name": "When?"}}, "[poll] When?"),
+        "live place": (
+            {"liveLocationMessage": {"degreesLatitude": 1, "degreesLongitude": 2}},
+            "[location 1.00000, 2.00000]",
+        ),
         "contact": ({"contactMessage": {"displayName": "Bob"}}, "[contact] Bob"),
         "poll": ({"pollCreationMessage": {"name": "When?", "options": [{"optionName": "now"}]}}, "[poll] When?\n- now"),
         "place": (
@@ -115,15 +133,17 @@ def text_cases() -> dict[str, tuple[dict[str, Any], str]]:
 
 @pytest.mark.parametrize("kind", text_cases())
 @pytest.mark.parametrize(
-    "wrapper", ["", "ephemeralMessage", "viewOnceMessageV2", "documentWithCaptionMessage", "deviceSentMessage"]
-)
+    "wrapper",
+    ["", "ephemeralMessage", "documentWithCaptionMessage", "deviceSentMessage", "groupMentionedMessage",
+     "associatedChildMessage", "viewOnceMessage", "viewOnceMessageV2", "viewOnceMessageV2Extension"],
+)  # fmt: skip
 def test_each_kind_has_its_text_in_any_wrapper(proto: Any, reader: Reader, kind: str, wrapper: str) -> None:
     message, text = text_cases()[kind]
     frame = reader.read(1, event(proto, {wrapper: {"message": message}} if wrapper else message))
     assert isinstance(frame, wire.Message)
     assert frame.text == text
     assert frame.ephemeral is (wrapper == "ephemeralMessage")
-    assert frame.view_once is (wrapper == "viewOnceMessageV2")
+    assert frame.view_once is wrapper.startswith("viewOnce")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +151,7 @@ def test_each_kind_has_its_text_in_any_wrapper(proto: Any, reader: Reader, kind:
     [
         ("imageMessage", {}, "image"),
         ("videoMessage", {}, "video"),
+        ("ptvMessage", {}, "video"),
         ("audioMessage", {}, "audio"),
         ("audioMessage", {"PTT": True}, "voice"),
         ("documentMessage", {"fileName": "a.pdf"}, "document"),
@@ -163,6 +184,54 @@ def test_a_quote_and_mentions(proto: Any, reader: Reader) -> None:
     assert frame.quoted == wire.Quoted("Q1", PERSON.id, "[image]")
     assert [one.id for one in frame.mentions][-1] == PERSON.id
     assert frame.ephemeral
+
+
+def test_wrappers_in_wrappers(proto: Any, reader: Reader) -> None:
+    inner = {"documentWithCaptionMessage": {"message": {"documentMessage": {**FILE, "fileName": "a", "caption": "x"}}}}
+    frame = reader.read(1, event(proto, {"ephemeralMessage": {"message": inner}}, form="pn"))
+    assert isinstance(frame, wire.Message)
+    assert (frame.text, frame.attachments[0].name, frame.ephemeral) == ("x", "a", True)
+
+
+@pytest.mark.parametrize("form", ["pn", "lid", "lid-only"])
+def test_what_the_person_writes_on_the_phone_is_own_wherever_it_is(proto: Any, reader: Reader, form: str) -> None:
+    for chat in ("", f"{ANN.phone}@s.whatsapp.net", f"{ANN.lid}@lid"):
+        frame = reader.read(1, event(proto, {"conversation": "x"}, own=True, chat=chat, form=form))
+        assert frame is not None
+        assert (frame.own, frame.sender.id, frame.sender.alt) == (True, ME.id, ME.alt)
+        assert frame.chat.id == (PERSON.id if chat.endswith("@lid") else chat or f"{GROUP}@g.us")
+
+
+@pytest.mark.parametrize("form", ["pn", "lid", "lid-only"])
+@pytest.mark.parametrize("quoted", [f"{ANN.phone}@s.whatsapp.net", f"{ANN.lid}@lid", f"{ANN.lid}:7@lid"])
+def test_quotes_in_every_kind_by_either_id(proto: Any, reader: Reader, form: str, quoted: str) -> None:
+    context = {"stanzaID": "Q1", "participant": quoted, "quotedMessage": {"conversation": "why?"}}
+    context["mentionedJID"] = [quoted]
+    for name in ("imageMessage", "videoMessage", "documentMessage", "audioMessage", "stickerMessage"):
+        frame = reader.read(1, event(proto, {name: {**FILE, "contextInfo": context}}, form=form))
+        assert isinstance(frame, wire.Message)
+        assert frame.quoted == wire.Quoted("Q1", PERSON.id, "why?")
+        assert [one.id for one in frame.mentions] == [PERSON.id]
+
+
+@pytest.mark.parametrize("form", ["pn", "lid", "lid-only"])
+@pytest.mark.parametrize(
+    "after",
+    [
+        {"conversation": "new"},
+        {"extendedTextMessage": {"text": "new"}},
+        {"imageMessage": {"caption": "new"}},
+        {"videoMessage": {"caption": "new"}},
+        {"ephemeralMessage": {"message": {"conversation": "new"}}},
+        {"documentWithCaptionMessage": {"message": {"documentMessage": {"caption": "new"}}}},
+    ],
+)
+def test_every_kind_of_text_can_be_edited(proto: Any, reader: Reader, after: dict[str, Any], form: str) -> None:
+    edit = {"protocolMessage": {"type": 14, "key": {"ID": "OLD"}, "editedMessage": after}}
+    for message in (edit, {"editedMessage": {"message": edit}}, {"ephemeralMessage": {"message": edit}}):
+        frame = reader.read(1, event(proto, message, form=form))
+        assert isinstance(frame, wire.Edited)
+        assert (frame.id, frame.text, frame.sender) == ("OLD", "new", PERSON)
 
 
 def test_edits_deletions_reactions(proto: Any, reader: Reader) -> None:
@@ -236,6 +305,35 @@ def test_history_is_context(proto: Any, reader: Reader) -> None:
         ("C", 5, False, True, ""),
     ]
     assert [f.sender.id for f in frames] == [ME.id, PERSON.id, PERSON.id]
+
+
+def test_history_of_every_kind_that_is_a_message_and_of_no_other(proto: Any, reader: Reader) -> None:
+    from waHistorySync.WAWebProtobufsHistorySync_pb2 import HistorySync
+
+    def old(message_id: str, message: dict[str, Any], **key: Any) -> dict[str, Any]:
+        return {"message": {"key": {"ID": message_id, **key}, "messageTimestamp": 9, "message": message}}
+
+    kinds = [
+        old("1", {"imageMessage": {**FILE, "caption": "x"}}),
+        old("2", {"ephemeralMessage": {"message": {"extendedTextMessage": {"text": "y"}}}}, fromMe=True),
+        old("3", {"reactionMessage": {"key": {"ID": "1"}, "text": "👍"}}),
+        old("4", {"protocolMessage": {"type": 0, "key": {"ID": "1"}}}),
+        old("b b", {"conversation": "no id"}),
+        old("5", {}),
+    ]
+    chats = [
+        {"ID": f"{ANN.phone}@s.whatsapp.net", "lidJID": f"{ANN.lid}@lid", "messages": kinds},
+        {"ID": f"{ME.lid}@lid", "pnJID": f"{ME.phone}@s.whatsapp.net", "messages": [old("6", {"conversation": "z"})]},
+        {"ID": "status@broadcast", "messages": [old("7", {"conversation": "story"})]},
+        {"ID": "rubbish", "messages": [old("8", {"conversation": "no chat"})]},
+    ]
+    frames = list(reader.history(HistorySync(syncType=0, conversations=chats)))
+    assert [(f.id, f.text, len(f.attachments), f.ephemeral, f.own, f.chat.id, f.chat.kind) for f in frames] == [
+        ("1", "x", 1, False, False, PERSON.id, "direct"),
+        ("2", "y", 0, True, True, PERSON.id, "direct"),
+        ("6", "z", 0, False, False, ME.id, "self"),
+    ]
+    assert all(f.history for f in frames)
 
 
 def test_receipts(proto: Any, reader: Reader) -> None:
