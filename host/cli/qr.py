@@ -26,8 +26,10 @@ Matrix = list[list[bool]]
 
 
 def matrix(text: str) -> Matrix:
-    import segno
-
+    try:
+        import segno
+    except ModuleNotFoundError:
+        raise UserError("segno is not installed, which makes QR codes", "start NanoClaw by scripts/run") from None
     code = segno.make(text, error="l", boost_error=False, micro=False)
     rows = [[bool(module) for module in row] for row in code.matrix]
     width = len(rows) + 2 * QUIET

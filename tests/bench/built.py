@@ -92,7 +92,7 @@ def onefile(ground: Ground) -> Path:
     ground.say("making a onefile build to compare with, once (a minute or two) …")
     tools = made.parent / "venv"
     run([sys.executable, "-m", "venv", str(tools)])
-    packages = ["pyinstaller", "cronsim", "pynacl"]
+    packages = ["pyinstaller", "cronsim", "segno", "pynacl"]
     run([str(tools / "bin" / "python"), "-m", "pip", "install", "--quiet", *packages])
     modules = [
         ".".join(path.relative_to(sources).with_suffix("").parts)
