@@ -27,13 +27,17 @@ HEADER = "[whatsapp]\nproxy = "
 class Town:
     """Nothing runs but the server until `start`."""
 
-    def __init__(self, folder: Path, engine: str = "bubblewrap", config: str = "") -> None:
+    def __init__(self, folder: Path, engine: str = "bubblewrap", settings: str = "") -> None:
         self.home, self.engine = folder / "home", engine
         self.server = Server(folder / "server")
         self.python = python_with(folder, whatsapp_server.library_copy(folder / "library", self.server.root))
         self.env = environment(NANOCLAW_WHATSAPP_PYTHON=str(self.python), SSL_CERT_FILE=str(self.server.ca))
         (self.home / "config").mkdir(mode=0o700, parents=True)
-        (self.home / "config" / "config.toml").write_text(f"{HEADER}{self.server.proxy!r}\n{config}")
+        (self.home / "config" / "config.toml").write_text(f"{HEADER}{self.server.proxy!r}\n")
+        if settings:
+            path = self.home / "config" / ".env"
+            path.touch(mode=0o600)
+            path.write_text(settings)
         (self.home / "cache").mkdir(mode=0o700)
         (self.home / "cache" / "image").symlink_to(CACHE / "image")
         self._stderr = folder / "host.stderr"
@@ -168,14 +172,14 @@ class Town:
 
 
 @contextlib.contextmanager
-def town(folder: Path, engine: str = "bubblewrap", config: str = "", *, linked: bool = True) -> Iterator[Town]:
+def town(folder: Path, engine: str = "bubblewrap", settings: str = "", *, linked: bool = True) -> Iterator[Town]:
     """A host that runs; the test is skipped, with the reason, where something for it is missing."""
     if reason := whatsapp_server.missing():
         whatsapp_server.unavailable(reason)
     require_engine(engine)
     built_image()
     folder.mkdir(exist_ok=True)
-    made = Town(folder, engine, config)
+    made = Town(folder, engine, settings)
     try:
         made.start()
         if linked:
