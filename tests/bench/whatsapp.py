@@ -17,7 +17,7 @@ ARRIVAL_AIM_MS: Final = 20.0
 GROWTH_AIM_MB: Final = 10.0
 START_AIM: Final = 1.05
 MESSAGES: Final = 10_000
-SECONDS: Final = 60.0
+SECONDS: Final = 20.0
 STARTED: Final = "SELECT t.started_at FROM turns t JOIN messages m ON m.seq = t.from_seq WHERE m.id LIKE ?"
 
 
@@ -28,7 +28,7 @@ def whatsapp(ground: Ground) -> list[Row]:
     folder.mkdir()
     place = Town(folder, ground.engine.name)
     try:
-        plain = Samples.of([start(place) for _ in ground.repeat(5, SECONDS)])
+        plain = Samples.of([start(place) for _ in ground.repeat(5, SECONDS)], 1000)
         place.start()
         place.link()
         place.register("family", needs_trigger=False)
@@ -36,7 +36,7 @@ def whatsapp(ground: Ground) -> list[Row]:
         latency = arrivals(ground, place)
         growth = grown(place)
         place.stop()
-        linked = Samples.of([start(place) for _ in ground.repeat(5, SECONDS)])
+        linked = Samples.of([start(place) for _ in ground.repeat(5, SECONDS)], 1000)
     finally:
         place.close()
     return [
