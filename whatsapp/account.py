@@ -57,14 +57,16 @@ class Ears:
 
 
 def is_linked(database: Path) -> bool:
-    """Whether the session's database knows an account."""
+    """Whether the session's database knows an account. Not opened read-only: a program that was killed leaves a journal
+    there, and SQLite reads nothing before it may roll that back."""
     if not database.exists():
         return False
-    with contextlib.suppress(sqlite3.Error):
-        connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=5)
+    try:
+        connection = sqlite3.connect(f"file:{database}?mode=rw", uri=True, timeout=5)
         with contextlib.closing(connection):
             return bool(connection.execute("SELECT count(*) FROM whatsmeow_device").fetchone()[0])
-    return False
+    except sqlite3.Error as e:
+        return "no such table" not in str(e)  # what else is wrong with it the library says, and nobody links anew
 
 
 class Account:

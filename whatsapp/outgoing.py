@@ -211,6 +211,9 @@ class Outgoing:
                 self._typing = {chat: until for chat, until in self._typing.items() if until > now}
                 chats = list(self._typing)
             self._show_typing(chats, on=True)
+            with self._lock:
+                over = [chat for chat in chats if chat not in self._typing]
+            self._show_typing(over, on=False)  # else what was said last of it is that it goes on
 
     def _show_typing(self, chats: list[str], *, on: bool) -> None:
         client = self.client()

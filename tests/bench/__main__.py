@@ -18,7 +18,7 @@ from typing import Any, Final
 from host import config, parcels
 from host.engines.choice import choose
 from host.errors import EngineError, UserError
-from tests.bench import built, frames, scale, sizes, streams, turns
+from tests.bench import built, frames, scale, sizes, streams, turns, whatsapp
 from tests.bench.figures import BenchError, Row, table
 from tests.bench.ground import ROUNDS, Ground, load
 
@@ -33,6 +33,7 @@ MEASUREMENTS: Final[dict[str, Callable[[Ground], list[Row]]]] = {
     "decisions": scale.decisions,
     "full": scale.full,
     "built": built.built,
+    "whatsapp": whatsapp.whatsapp,
 }
 
 

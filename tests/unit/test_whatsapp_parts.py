@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from hypothesis import strategies as st
 from channel import wire
 from channel.spool import Spool
 from whatsapp import media
+from whatsapp.account import is_linked
 from whatsapp.identity import Directory, Jid, Pair, pair_of, parse
 from whatsapp.pace import Manners, Pace, backoff
 from whatsapp.recent import Recent
@@ -176,3 +181,29 @@ def test_the_file_is_nobody_elses_and_does_not_grow_without_end(
         spool.kept(put(spool, "x" * 100) - 1)  # one is always left
     assert path.stat().st_size < 20_000
     assert path.stat().st_mode & 0o077 == 0
+
+
+LEFT_IN_THE_MIDDLE = """
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.executescript("CREATE TABLE whatsmeow_device (jid); INSERT INTO whatsmeow_device VALUES ('me'); CREATE TABLE t (x)")
+db.executescript("PRAGMA cache_size = 1; BEGIN")
+for _ in range(5000):
+    db.execute("INSERT INTO t VALUES (?)", ("x" * 500,))
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_session_whose_program_was_killed_while_it_wrote_is_still_linked(tmp_path: Path) -> None:
+    database = tmp_path / "session.db"
+    assert not is_linked(database)
+    database.touch()
+    assert not is_linked(database)
+    subprocess.run([sys.executable, "-c", LEFT_IN_THE_MIDDLE, database], check=False)
+    assert (tmp_path / "session.db-journal").exists()
+    with (
+        pytest.raises(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as db,
+    ):
+        db.execute("SELECT * FROM whatsmeow_device")  # the control: who may not roll it back reads nothing
+    assert is_linked(database)

@@ -13,7 +13,7 @@ const [keyFile, certFile, worldFile] = process.argv.slice(2)
 const root = Curve.generateKeyPair()
 const world = new World(JSON.parse(readFileSync(worldFile, 'utf8')))
 const tell = event => process.stdout.write(JSON.stringify(event) + '\n')
-const mode = { failure: null, down: false, offersPairing: true, silent: false, refuses: '', hasty: false }
+const mode = { failure: null, down: false, offersPairing: true, silent: false, refuses: '', hasty: false, codes: 6 }
 let session = null
 
 const proxy = await serve({
@@ -22,8 +22,8 @@ const proxy = await serve({
   refuses: () => mode.down,
   onRequest: request => tell({ event: 'http', ...request }),
   onSocket: socket => {
-    const { failure, offersPairing } = mode
-    const mine = new Session(socket, { world, root: root.private, tell, failure, offersPairing })
+    const { failure, offersPairing, codes } = mode
+    const mine = new Session(socket, { world, root: root.private, tell, failure, offersPairing, codes })
     Object.assign(mine, { silent: mode.silent, refuses: mode.refuses, hasty: mode.hasty })
     session = mine
     mine.onClose = () => {
@@ -133,7 +133,7 @@ const commands = {
     const content = [{ tag: 'subject', attrs: { subject, s_t: String(seconds()), s_o: author } }]
     session.send({ tag: 'notification', attrs: { type: 'w:gp2', from: group, participant: author, id: randomUUID(), t: String(seconds()) }, content })
   },
-  // What the next connections meet: `failure` (its attributes), `down`, `offersPairing`.
+  // What the next connections meet: `failure` (its attributes), `down`, `offersPairing`, how many `codes` to link by.
   set: changes => {
     for (const name of Object.keys(mode)) if (name in changes) mode[name] = changes[name]
     if (session) Object.assign(session, { silent: mode.silent, refuses: mode.refuses, hasty: mode.hasty })

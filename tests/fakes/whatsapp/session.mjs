@@ -17,8 +17,8 @@ const bigEndian = (value, size) => {
 const plain = message => proto.Message.toObject(message, { bytes: String, longs: Number, enums: String })
 
 export class Session {
-  constructor(socket, { world, root, tell, failure, offersPairing }) {
-    Object.assign(this, { socket, world, tell, failure, offersPairing })
+  constructor(socket, { world, root, tell, failure, offersPairing, codes }) {
+    Object.assign(this, { socket, world, tell, failure, offersPairing, codes })
     this.noise = new Noise(root)
     this.state = 'hello'
     this.refs = []
@@ -80,7 +80,7 @@ export class Session {
   // --- linking ---
 
   offerPairing() {
-    this.refs = Array.from({ length: 6 }, () => randomBytes(24).toString('base64'))
+    this.refs = Array.from({ length: this.codes }, () => randomBytes(24).toString('base64'))
     const content = this.refs.map(ref => ({ tag: 'ref', attrs: {}, content: Buffer.from(ref) }))
     this.iq('set', 'md', [{ tag: 'pair-device', attrs: {}, content }])
   }

@@ -1,0 +1,86 @@
+"""WhatsApp's program: from a message's way out of the server to the turn's start, what it holds in memory, and what its
+being there costs the host's start. The server and the library are those of the tests."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from tests.bench.figures import TIMES, BenchError, Row, Samples, ratio
+from tests.bench.ground import Ground, load
+from tests.bench.procfs import memory
+from tests.e2e.cli import rows
+from tests.fakes import whatsapp_server
+from tests.fakes.whatsapp_town import Town
+
+ARRIVAL_AIM_MS: Final = 20.0
+GROWTH_AIM_MB: Final = 10.0
+START_AIM: Final = 1.05
+MESSAGES: Final = 10_000
+SECONDS: Final = 20.0
+STARTED: Final = "SELECT t.started_at FROM turns t JOIN messages m ON m.seq = t.from_seq WHERE m.id LIKE ?"
+
+
+def whatsapp(ground: Ground) -> list[Row]:
+    if reason := whatsapp_server.missing():
+        raise BenchError(reason)
+    folder = ground.folder / "whatsapp"
+    folder.mkdir()
+    place = Town(folder, ground.engine.name)
+    try:
+        plain = Samples.of([start(place) for _ in ground.repeat(5, SECONDS)], 1000)
+        place.start()
+        place.link()
+        place.register("family", needs_trigger=False)
+        place.register("club", "120363000000000002@g.us")
+        latency = arrivals(ground, place)
+        growth = grown(place)
+        place.stop()
+        linked = Samples.of([start(place) for _ in ground.repeat(5, SECONDS)], 1000)
+    finally:
+        place.close()
+    return [
+        latency,
+        growth,
+        Row("host's start with WhatsApp, over without", ratio(linked.median, plain.median), TIMES, START_AIM, (
+            f"with: {linked.described()}", f"without: {plain.described()}; {load()}",
+        )),
+    ]  # fmt: skip
+
+
+def start(place: Town) -> float:
+    """Seconds until it answers at its socket."""
+    began = time.monotonic()
+    place.start()
+    seconds = time.monotonic() - began
+    place.stop()
+    return seconds
+
+
+def arrivals(ground: Ground, place: Town) -> Row:
+    """From the server's hand, through TLS and the library, to the turn that is on record."""
+    found = []
+    for at in ground.repeat(ground.rounds + 1, SECONDS):
+        message = place.writes("say nothing")
+        sent = time.time()
+        place.until_stored(message)
+        place.until_idle()
+        ((started,),) = rows(place.home, STARTED.replace("?", f"'%/{message}'"))
+        if at:  # the first of them makes keys
+            found.append(started - sent)
+    samples = Samples.of(found, 1000)
+    aim = "from the server's sending it, which is before the program has it"
+    return Row("message to turn's start, p95", samples.p95, "ms", ARRIVAL_AIM_MS, (samples.described(), aim, load()))
+
+
+def grown(place: Town) -> Row:
+    child = place.child
+    before = memory(child)
+    until, count, last = time.monotonic() + SECONDS, 0, ""
+    while count < MESSAGES and time.monotonic() < until:
+        last = place.writes(f"message {count}", "120363000000000002@g.us")
+        count += 1
+    place.until_stored(last)
+    after = memory(child)
+    details = (f"before: {before}", f"after {count} messages: {after}", load())
+    return Row(f"WhatsApp program's growth over {count} messages", after.rss - before.rss, "MB", GROWTH_AIM_MB, details)

@@ -1,0 +1,224 @@
+"""WhatsApp's account and its program, on a whole host: linked, restarted, killed, refused, and missing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.cli import command, environment, nanoclaw, rows, wait_for
+from tests.fakes import whatsapp_server
+from tests.fakes.whatsapp_server import ME
+from tests.fakes.whatsapp_town import Town, ended, pidfd, python_with, town
+
+MESSAGES = 500
+QUESTIONS = 5
+ANSWERED_OTHERWISE = """
+    SELECT m.text, count(t.id) FROM messages m
+    LEFT JOIN turns t ON m.seq BETWEEN t.from_seq AND t.upto AND t.outcome = 'done'
+    WHERE m.text LIKE '@Andy %' GROUP BY m.seq HAVING count(t.id) != 1
+"""
+
+
+@contextlib.contextmanager
+def linking(place: Town, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """`nanoclaw whatsapp link --json`, as it runs."""
+    argv = command(place.home, place.engine, "whatsapp", "link", "--json", *args)
+    with subprocess.Popen(argv, env=place.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        yield process
+
+
+def said(process: subprocess.Popen[str]) -> dict[str, Any]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, process.communicate()
+    record: dict[str, Any] = json.loads(line)
+    return record
+
+
+@pytest.mark.parametrize("by", ["qr", "code"])
+def test_an_account_is_linked_at_the_terminal_and_stays_linked(tmp_path: Path, by: str) -> None:
+    with town(tmp_path / "town", linked=False) as place:
+        with linking(place, *([] if by == "qr" else ["--phone", f"+{ME['pn']}"])) as process:
+            shown = said(process)
+            assert shown["kind"] == by
+            place.server.do("scan" if by == "qr" else "type", code=shown["code"])
+            found = said(process)
+            assert (found["connected"], found["linked"]["id"]) == (True, f"{ME['pn']}@s.whatsapp.net")
+            assert process.wait(60) == 0
+        place.stop()
+        place.start()
+        place.connected()
+        assert place.line["linking"]["code"] == ""
+        place.register("family")
+        assert place.stored(place.writes("after the restart")) in ([], [("message", "after the restart", 0)])
+
+
+def test_a_code_that_expires_is_followed_by_another_until_there_are_no_more(tmp_path: Path) -> None:
+    with town(tmp_path / "town", linked=False) as place:
+        place.server.do("set", codes=2)  # each of them is good for 20 seconds then
+        with linking(place) as process:
+            first, second = said(process), said(process)
+            assert first["code"] != second["code"]
+            assert second["until"] > first["until"] - 60
+            _, stderr = process.communicate(timeout=90)
+        assert process.returncode == 1
+        assert "nanoclaw: error: no account was linked: " in stderr
+        # It can be begun again.
+        place.server.do("set", codes=6)
+        place.link()
+
+
+def test_why_there_is_no_connection_is_told_in_words(tmp_path: Path) -> None:
+    with town(tmp_path / "town") as place:
+
+        def why(reason: str) -> str:
+            place.until(lambda: place.line["reason"] == reason)
+            told: str = place.line["why"]
+            assert told[:1].isupper() or told[:1].islower()
+            assert told in place.says("whatsapp", "status")
+            assert told in json.dumps(place.status(), ensure_ascii=False)
+            assert told in (place.home / "data/log/nanoclaw.log").read_text()
+            return told
+
+        seen = {}
+        place.server.do("end", how="replaced")
+        seen["replaced"] = why("replaced")
+        for reason, failure in (
+            ("outdated", {"reason": "405"}),
+            ("banned", {"reason": "402", "code": "101", "expire": "3600"}),
+        ):
+            place.kill_child()
+            place.connected()
+            place.server.do("set", failure=failure)
+            place.server.do("drop")
+            seen[reason] = why(reason)
+            place.server.do("set", failure=None)
+        place.kill_child()
+        place.connected()
+        place.server.do("unlink")
+        place.server.do("end", how="removed")
+        seen["logged_out"] = why("logged_out")
+        assert len(set(seen.values())) == len(seen)
+        assert all(" " in sentence for sentence in seen.values())
+        # Each was told to main too, which is at the terminal here.
+        told = [row[0] for row in rows(place.home, "SELECT text FROM outbox WHERE grp = 'main' ORDER BY id")]
+        assert [next(r for r, s in seen.items() if s in text) for text in told] == list(seen)
+        place.link()
+
+
+def test_of_500_messages_none_is_lost_or_doubled_whatever_breaks(tmp_path: Path) -> None:
+    with town(tmp_path / "town") as place:
+        place.register("family")
+        # One that comes while a turn runs is shown to it, and the rehearsal has nothing to say to these.
+        texts = [f"message {n}\nsay nothing" for n in range(MESSAGES)]
+        for n in range(MESSAGES // (2 * QUESTIONS), MESSAGES, MESSAGES // QUESTIONS):
+            texts[n] = f"@Andy repeat answer to {n}."
+        breaks = {
+            60: drop, 130: Town.kill_child, 210: drop, 280: Town.kill, 350: Town.kill_child, 430: drop,
+        }  # fmt: skip
+        ids = []
+        for n, text in enumerate(texts):
+            ids.append(place.writes(text))
+            if n in breaks:
+                # In the middle of what arrives: some of it is stored, and some is not.
+                wait_for(lambda: stored(place) > n // 2)  # noqa: B023
+                breaks[n](place)
+                if breaks[n] is Town.kill:
+                    place.start()
+        place.until(lambda: stored(place) >= MESSAGES)
+        place.until(lambda: not rows(place.home, "SELECT 1 FROM outbox WHERE sent_at IS NULL AND given_up = ''"))
+        place.until_idle()
+        found = rows(place.home, "SELECT id, text FROM messages WHERE channel = 'whatsapp'")
+        assert Counter(text for _, text in found) == Counter(texts)
+        assert Counter(str(row[0]).rpartition("/")[2] for row in found) == Counter(ids)
+        # And each question was asked of the agent in one turn that came to its end, whatever was killed meanwhile.
+        assert rows(place.home, ANSWERED_OTHERWISE) == []
+        said = "\n".join(row[0] for row in rows(place.home, "SELECT text FROM outbox WHERE grp = 'family'"))
+        assert [text for text in texts if text.startswith("@") and text.removeprefix("@Andy repeat ") not in said] == []
+        questions = rows(place.home, "SELECT count(*) FROM messages WHERE text LIKE '@Andy %'")
+        assert questions == [(QUESTIONS,)]
+
+
+def drop(place: Town) -> None:
+    place.server.do("drop")
+
+
+def stored(place: Town) -> int:
+    ((count,),) = rows(place.home, "SELECT count(*) FROM messages WHERE channel = 'whatsapp'")
+    return int(count)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_host_that_is_killed_takes_its_child_along(tmp_path: Path, hangs: bool) -> None:
+    with town(tmp_path / "town", linked=False) as place:
+        place.call("link_channel", channel="whatsapp")
+        place.code()
+        with pidfd(place.child) as child:
+            if hangs:  # it cannot read that its socket ended
+                signal.pidfd_send_signal(child, signal.SIGSTOP)
+            assert not ended(child, 0)
+            place.kill()
+            assert ended(child)
+
+
+# --- where the library is not, or is broken --------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["missing", "broken"])
+def without(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """An environment whose Python has no library that works."""
+    library = tmp_path / "library"
+    library.mkdir()
+    if request.param == "missing":
+        return environment()
+    if reason := whatsapp_server.missing():
+        whatsapp_server.unavailable(reason)
+    source, copy = whatsapp_server.site_packages() / "neonize", library / "neonize"
+    copy.mkdir()
+    for entry in source.iterdir():
+        if entry.suffix == ".so":
+            (copy / entry.name).write_bytes(b"\x7fELF" + bytes(1000))
+        elif entry.name != "__pycache__":
+            (copy / entry.name).symlink_to(entry)
+    return environment(NANOCLAW_WHATSAPP_PYTHON=str(python_with(tmp_path, library)))
+
+
+def test_without_the_library_the_host_works_and_says_what_is_missing(hosted: Path, without: dict[str, str]) -> None:
+    asked = nanoclaw(hosted, "bubblewrap", "whatsapp", "link", env=without)
+    assert asked.returncode in (1, 69)
+    assert "nanoclaw: error: " in asked.stderr
+    assert "neonize" in asked.stderr
+    assert "Traceback" not in asked.stderr
+    assert "said so" in nanoclaw(hosted, "bubblewrap", "ask", "repeat said so").stdout
+
+
+def test_an_account_whose_library_went_away_stops_nothing_else(
+    tmp_path: Path, home: Path, without: dict[str, str]
+) -> None:
+    (home / "data" / "whatsapp").mkdir(parents=True, mode=0o700)
+    (home / "data").chmod(0o700)
+    with host_with(home, without):
+        wait_for(lambda: "neonize" in nanoclaw(home, "bubblewrap", "whatsapp", "status", env=without).stdout)
+        assert "said so" in nanoclaw(home, "bubblewrap", "ask", "repeat said so").stdout
+
+
+@contextlib.contextmanager
+def host_with(home: Path, env: dict[str, str]) -> Iterator[None]:
+    host = subprocess.Popen(
+        command(home, "bubblewrap", "run"), env=env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for(lambda: (home / "data/host.sock").exists() or host.poll() is not None)
+        assert host.poll() is None
+        yield
+    finally:
+        host.terminate()
+        host.wait(30)
