@@ -58,12 +58,13 @@ def forget(home: Home) -> None:
 
 def account(home: Home) -> str | None:
     """The id of the account that is linked, as the library's database has it; None if none is. Read beside a program
-    that may be running."""
+    that may be running, and not opened read-only: one that was killed leaves a journal there, and SQLite reads nothing
+    before it may roll that back."""
     path = folder(home) / DATABASE
     if not path.is_file():
         return None
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=2)) as db:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=2)) as db:
             row = db.execute("SELECT jid FROM whatsmeow_device LIMIT 1").fetchone()
     except sqlite3.Error:
         return None

@@ -58,7 +58,9 @@ def test_an_account_is_linked_at_the_terminal_and_stays_linked(tmp_path: Path, b
         place.connected()
         assert place.line["linking"]["code"] == ""
         place.register("family")
-        assert place.stored(place.writes("after the restart")) in ([], [("message", "after the restart", 0)])
+        written = place.writes("after the restart")
+        place.until_stored(written)
+        assert place.stored(written) == [("message", "after the restart", 0)]
 
 
 def test_a_code_that_expires_is_followed_by_another_until_there_are_no_more(tmp_path: Path) -> None:

@@ -86,6 +86,10 @@ FORGED: Final[dict[str, tuple[tuple[str, Params], ...]]] = {
         *(("schedule_task", {**LATER, "group": group}) for group in (OTHER, "main")),
         *(("get_task", {"id": task}) for task in ("1", "*", "", "%", "' OR 1=1 --", 1, [TASK])),
     ),
+    "reactions-elsewhere": tuple(
+        ("react", {"message": message, "emoji": "\U0001f44d", **more})
+        for message in ("1", "00000000", "", TASK) for more in ({}, {"group": OTHER}, {"group": "main"})
+    ),
     "unknown-requests": tuple(
         (method, {})
         for method in ("exec", "mount", "set_config", "allow_root", "Send", "send ", "", "handle", "__class__",
@@ -152,6 +156,7 @@ _TRIES: Final = {
     "claims-to-be-main": "say of itself that it is main, in every field that could hold it",
     "claims-another-group": "say that it is another group, in every spelling",
     "task-in-anothers-name": "schedule or see a task in another's name",
+    "reactions-elsewhere": "put an emoji on a message that it was not shown, in another group's chat too",
     "unknown-requests": "ask for what there is no request for",
     "senseless-requests": "ask for what it may, with values that mean nothing or too much",
     "unsafe-settings": "turn a group's sandbox off by its settings, from main",
