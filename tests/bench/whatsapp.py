@@ -28,7 +28,6 @@ def whatsapp(ground: Ground) -> list[Row]:
     folder.mkdir()
     place = Town(folder, ground.engine.name)
     try:
-        plain = Samples.of([start(place) for _ in ground.repeat(5, SECONDS)], 1000)
         place.start()
         place.link()
         place.register("family", needs_trigger=False)
@@ -36,16 +35,25 @@ def whatsapp(ground: Ground) -> list[Row]:
         latency = arrivals(ground, place)
         growth = grown(place)
         place.stop()
-        linked = Samples.of([start(place) for _ in ground.repeat(5, SECONDS)], 1000)
+        started = starts(ground, place)
     finally:
         place.close()
-    return [
-        latency,
-        growth,
-        Row("host's start with WhatsApp, over without", ratio(linked.median, plain.median), TIMES, START_AIM, (
-            f"with: {linked.described()}", f"without: {plain.described()}; {load()}",
-        )),
-    ]  # fmt: skip
+    return [latency, growth, started]
+
+
+def starts(ground: Ground, place: Town) -> Row:
+    """The same home with the account's folder and without it, in turns."""
+    session = place.home / "data" / "whatsapp"
+    away = session.with_name("away")
+    linked, plain = [], []
+    for _ in ground.repeat(ground.rounds, SECONDS):
+        linked.append(start(place))
+        session.rename(away)
+        plain.append(start(place))
+        away.rename(session)
+    one, other = Samples.of(linked, 1000), Samples.of(plain, 1000)
+    details = (f"with: {one.described()}", f"without: {other.described()}; {load()}")
+    return Row("host's start with WhatsApp, over without", ratio(one.median, other.median), TIMES, START_AIM, details)
 
 
 def start(place: Town) -> float:
