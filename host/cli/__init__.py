@@ -22,11 +22,11 @@ def main(argv: list[str]) -> int:
     args = arguments(argv)
     # `chat`, `ask` and `run` take the keys out themselves, and may be told to use them.
     keeps_keys = args.command in {"first", "chat", "ask", "run"}
-    if not keeps_keys and any(name.startswith("ANTHROPIC_") for name in os.environ):
-        from host.credentials.environment import take_from_environment
-
-        take_from_environment(os.environ, use=False)
     try:
+        if not keeps_keys and any(name.startswith("ANTHROPIC_") for name in os.environ):
+            from host.credentials.environment import take_from_environment
+
+            take_from_environment(os.environ, use=False)
         return dispatch(args)
     except UserError as e:
         report(str(e), *e.hints)

@@ -27,7 +27,12 @@ def take_from_environment(environ: MutableMapping[str, str], use: bool) -> dict[
     if environ is os.environ:
         for name in taken:
             _wipe(os.fsencode(name))
-        _wipe_initial_block()
+        if not _wipe_initial_block() and taken:
+            raise UserError(
+                f"{next(iter(taken))} is in the environment, and cannot be removed from this process's memory:"
+                " this system does not tell where that lies",
+                "unset it, and write the key into .env",
+            )
     for name in taken:
         del environ[name]
     if not use:
@@ -48,17 +53,26 @@ def _wipe(name: bytes) -> None:
         ctypes.memset(address, 0, len(ctypes.string_at(address)))
 
 
-def _wipe_initial_block() -> None:
-    """Overwrite the values where the kernel shows them from (Linux), every one of a name that is there twice."""
+def _wipe_initial_block() -> bool:
+    """Overwrite the values where the kernel shows them from (Linux), every one of a name that is there twice. False
+    if it does not say where that is, as under an emulator of another processor."""
     try:
         stat = Path("/proc/self/stat").read_bytes()
     except OSError:
-        return
-    numbers = stat[stat.rindex(b")") + 2 :].split()
-    start, end = int(numbers[_ENV_START]), int(numbers[_ENV_END])
+        return True
+    start, end = initial_block(stat)
+    if not start:
+        return False
     block = ctypes.string_at(start, end - start)
     prefix, at = os.fsencode(PREFIX), 0
     for entry in block.split(b"\0"):
         if entry.startswith(prefix) and (cut := entry.find(b"=") + 1):
             ctypes.memset(start + at + cut, 0, len(entry) - cut)
         at += len(entry) + 1
+    return True
+
+
+def initial_block(stat: bytes) -> tuple[int, int]:
+    """Where it begins and ends, of what /proc/PID/stat says; zeros if that does not say."""
+    numbers = stat[stat.rindex(b")") + 2 :].split()
+    return (int(numbers[_ENV_START]), int(numbers[_ENV_END])) if len(numbers) > _ENV_END else (0, 0)

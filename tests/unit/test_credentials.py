@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from host.credentials import Credentials, endpoint, read, take_from_environment
+from host.credentials import Credentials, endpoint, environment, read, take_from_environment
 from host.credentials.dotenv import parse_line
 from host.errors import UserError
 from host.model import Endpoint
@@ -275,3 +275,19 @@ def test_proc_environ_shows_the_key_before_and_not_after(change: str) -> None:
         argv = [sys.executable, "-c", source]
         done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=30, check=False)
         assert done.stdout.strip() == expected, done.stderr
+
+
+def test_a_key_that_cannot_be_wiped_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emulator of another processor tells less of a process than Linux does."""
+    stat = Path("/proc/self/stat").read_bytes()
+    start, end = environment.initial_block(stat)
+    assert 0 < start < end
+    assert environment.initial_block(b" ".join(stat.split()[:44])) == (0, 0)
+    assert environment.initial_block(b"7 (a ) b) S " + b" ".join([b"0"] * 49)) == (0, 0)
+
+    monkeypatch.setattr(environment, "initial_block", lambda stat: (0, 0))
+    assert take_from_environment(os.environ, use=False) == {}
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    with pytest.raises(UserError, match=r"ANTHROPIC_API_KEY is in the environment, and cannot be removed") as refused:
+        take_from_environment(os.environ, use=True)
+    assert KEY not in str(refused.value)
