@@ -11,6 +11,7 @@ import contextlib
 import random
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ NEXT_CODES: Final = 20
 PHONE_CODE: Final = 160
 SETTLE: Final = 15.0
 """Seconds from being linked to being connected: it takes two."""
+FORGOTTEN: Final = 5.0
+"""Seconds that the library may take to remove an account that logged us out."""
 MOST_RUNS: Final = 50
 """Clients that may be left behind before the process is worth starting anew."""
 
@@ -78,6 +81,7 @@ class Account:
         self._ears = ears
         self._lock = threading.RLock()
         self._run: Run | None = None
+        self._logged_out = False
         self._runs = 0
         self._failures = 0
         self._timer: threading.Timer | None = None
@@ -97,11 +101,21 @@ class Account:
 
     def link(self, request: wire.Link) -> None:
         with self._lock:
-            if is_linked(self._database):
+            if not self._is_free():
                 return self._fail(request.id, "refused", "an account is linked already; unlink it first")
             self._give_up_linking("another request to link came")
             self._begin(request)
         return None
+
+    def _is_free(self) -> bool:
+        """Whether no account is linked. Once logged out, the library removes it a moment later, and tells nobody."""
+        until = time.monotonic() + (FORGOTTEN if self._logged_out else 0)
+        while is_linked(self._database):
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.05)
+        self._logged_out = False
+        return True
 
     def unlink(self, request: wire.Unlink) -> None:
         """Blocks while the server is told. While linking goes on: ends that."""
@@ -280,6 +294,7 @@ class Account:
     def _on_logged_out(self, run: Run, _event: Any) -> None:
         if run.linking is not None:
             return
+        self._logged_out = True
         self._abandon()
         text = "the account took this device off its list of linked devices: nanoclaw whatsapp link"
         self._say_down("logged_out", text, wire.NEVER)

@@ -149,7 +149,8 @@ def written(wish: Wish, name: str, text: str) -> Path:
 
 def host_sources() -> list[Path]:
     """What is frozen: `host.carried` is written anew."""
-    return [ROOT / "nanoclaw.py", *sources(ROOT / "host", ".py"), *sources(ROOT / "runner", ".py")]
+    packages = (sources(ROOT / name, ".py") for name in ("host", "runner", "channel"))
+    return [ROOT / "nanoclaw.py", *(path for package in packages for path in package)]
 
 
 def identify(wish: Wish, carries: dict[str, Path], data: list[Path]) -> str:

@@ -43,9 +43,10 @@ def build(
     stage = folder / f"stage-{version}"
     stage.mkdir(parents=True)
     shutil.copytree(ROOT / "host", stage / "host", ignore=shutil.ignore_patterns("__pycache__"))
-    (stage / "runner").mkdir()
-    for path in (ROOT / "runner").glob("*.py"):
-        shutil.copy(path, stage / "runner")
+    for package in ("runner", "channel"):
+        (stage / package).mkdir()
+        for path in (ROOT / package).glob("*.py"):
+            shutil.copy(path, stage / package)
     main = (ROOT / "nanoclaw.py").read_text()
     frozen = "import sys\n\nsys.frozen = True\n"
     (stage / "nanoclaw.py").write_text(main.replace("import sys\n", frozen, 1))

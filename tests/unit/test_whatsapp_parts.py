@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from channel import wire
 from channel.spool import Spool
 from whatsapp import media
-from whatsapp.account import is_linked
+from whatsapp.account import Account, Ears, is_linked
 from whatsapp.identity import Directory, Jid, Pair, pair_of, parse
 from whatsapp.pace import Manners, Pace, backoff
 from whatsapp.recent import Recent
@@ -207,3 +208,18 @@ def test_a_session_whose_program_was_killed_while_it_wrote_is_still_linked(tmp_p
     ):
         db.execute("SELECT * FROM whatsmeow_device")  # the control: who may not roll it back reads nothing
     assert is_linked(database)
+
+
+def test_an_account_that_logged_us_out_is_given_a_moment_to_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def nothing(*_: object) -> Any:
+        return None
+
+    gone = Account(tmp_path / "session.db", "", Ears(nothing, nothing, nothing, nothing))
+    monkeypatch.setattr("whatsapp.account.is_linked", lambda _: next(answers))
+    answers = iter([True])
+    assert not gone._is_free(), "one that is linked stays so"
+    gone._logged_out = True
+    answers = iter([True, True, False])
+    assert gone._is_free()
+    answers = iter([True])
+    assert not gone._is_free(), "and only once: what is linked then is another"
