@@ -3,6 +3,7 @@ being there costs the host's start. The server and the library are those of the 
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import Final
 
@@ -50,6 +51,8 @@ def starts(ground: Ground, place: Town) -> Row:
         linked.append(start(place))
         session.rename(away)
         plain.append(start(place))
+        # A program that was ended while it began may have made its folder anew.
+        shutil.rmtree(session, ignore_errors=True)
         away.rename(session)
     one, other = Samples.of(linked, 1000), Samples.of(plain, 1000)
     details = (f"with: {one.described()}", f"without: {other.described()}; {load()}")
