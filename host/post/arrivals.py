@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -53,8 +54,8 @@ class Arrivals:
             self._timer.cancel()
 
     def name_chats(self, untrusted_chats: list[wire.Chat]) -> None:
-        found = {self._person(chat.id, chat.alt): (one_line(chat.name), chat.kind) for chat in untrusted_chats}
         with contextlib.suppress(UserError):  # only names: the next list has them again
+            found = {self._person(chat.id, chat.alt): (one_line(chat.name), chat.kind) for chat in untrusted_chats}
             self._desk.store.messages.name_chats(self.channel, found)
 
     def _take_in(self) -> None:
@@ -70,7 +71,7 @@ class Arrivals:
                     return
                 self._store(message, arrival)
             except UserError as e:
-                self._try_again(e)
+                self._try_again(e, self._take_in)
                 return
 
     def _store(self, message: Message, arrival: Arrival) -> None:
@@ -91,14 +92,14 @@ class Arrivals:
             for attachment in about.message.attachments:
                 self._desk.inbox.remove(group.folder, attachment.path)
 
-    def _try_again(self, e: UserError) -> None:
+    def _try_again(self, e: UserError, what: Callable[[], None]) -> None:
         """Nothing is dropped: a full disk may have room later."""
         self._desk.log.warning("cannot store a message", channel=self.channel, why=str(e))
         self._busy = True
 
         def again() -> None:
             self._busy = False
-            self._take_in()
+            what()
 
         self._timer = self._desk.loop.call_later(STORE_RETRY_SECONDS, again)
 
@@ -158,8 +159,8 @@ class Arrivals:
             self._busy = False
             try:
                 self._store(replace(message, attachments=tuple(had)), self._waiting[0])
-            except UserError as e:
-                self._try_again(e)
+            except UserError as e:  # its files are there: they are not fetched once more
+                self._try_again(e, lambda: self._fetch(message, files, had))
                 return
             self._take_in()
             return
@@ -173,9 +174,10 @@ class Arrivals:
         data = bytearray()
         most = self._desk.settings.attachment_bytes
 
-        def more(frame: Frame) -> None:
-            assert isinstance(frame, wire.Data)
-            data.extend(frame.data)
+        def more(untrusted_frame: Frame) -> None:
+            if not isinstance(untrusted_frame, wire.Data):
+                raise PeerError("a code in the place of a file")
+            data.extend(untrusted_frame.data)
             if len(data) > most:
                 raise PeerError("more of a file than was asked for")
 

@@ -19,6 +19,7 @@ SEND_SECONDS: Final = 600.0
 """A channel paces what it sends, so that its service does not take the account for a machine's."""
 TRIES: Final = (5.0, 30.0, 120.0, 600.0, 3600.0, 3600.0, 3600.0)
 """Seconds before the next try of what failed; after the last one it is given up."""
+STORE_RETRY_SECONDS: Final = 10.0
 MAX_ENDS: Final = 20
 """A reply at which its channel dies that often is given up: others wait behind it."""
 MAX_REACTIONS: Final = 2
@@ -42,6 +43,18 @@ class Delivery:
         """The oldest first, one at a time; what failed holds up its own chat, and no other."""
         if self._sending or self._program.state != "connected":
             return
+        try:
+            self._send_next()
+        except UserError as e:  # a full disk, say: what is to be said stays where it is
+            self._desk.log.warning("replies wait", channel=self.channel, why=str(e))
+            self._sending = False
+            self._flush_in(STORE_RETRY_SECONDS)
+
+    def _flush_in(self, seconds: float) -> None:
+        self.stop()
+        self._timer = self._desk.loop.call_later(seconds, self.flush)
+
+    def _send_next(self) -> None:
         now, held, soonest = time.time(), set[str](), None
         for outgoing in self._desk.store.outbox.pending(self.channel):
             if outgoing.chat in held:
@@ -53,8 +66,7 @@ class Delivery:
             held.add(outgoing.chat)
             soonest = due if soonest is None else min(soonest, due)
         if soonest is not None:
-            self.stop()
-            self._timer = self._desk.loop.call_later(soonest - now, self.flush)
+            self._flush_in(soonest - now)
 
     def _send(self, outgoing: Outgoing) -> None:
         self._sending = True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from channel import wire
-from channel.wire import Deleted, Done, Edited, Frame, Reaction
+from channel.wire import Deleted, Done, Edited, Frame, PeerError, Reaction
 from host import intake
 from host.channels.program import Answer, Command, Program
 from host.loop import Timer
@@ -155,10 +155,11 @@ class Line:
         self._to_link = None
         linking = self.linking
 
-        def more(frame: Frame) -> None:
-            assert isinstance(frame, wire.Qr | wire.Code)
-            linking.kind = "qr" if isinstance(frame, wire.Qr) else "code"
-            linking.code, linking.until = frame.code, time.time() + frame.seconds
+        def more(untrusted_frame: Frame) -> None:
+            if not isinstance(untrusted_frame, wire.Qr | wire.Code):
+                raise PeerError("a piece of a file in the place of a code")
+            linking.kind = "qr" if isinstance(untrusted_frame, wire.Qr) else "code"
+            linking.code, linking.until = untrusted_frame.code, time.time() + untrusted_frame.seconds
 
         def answered(answer: Answer) -> None:
             linking.code = ""

@@ -130,6 +130,9 @@ def account_frame(frame: dict[str, Any]) -> None:
 
 
 def link(number: int, phone: str) -> None:
+    if Path("confused").exists():
+        say(frame="data", id=number, data="AAAA")
+        return
     kind = "code" if phone else "qr"
     for step in PLAY:
         if step == "linked":
@@ -154,9 +157,15 @@ def ailing() -> None:
 
 
 def give(number: int, found: bytes | None) -> None:
-    if found is None:
+    if Path("confused").exists():
+        say(frame="qr", id=number, code="x", seconds=1)
+    elif found is None:
         say(frame="failed", id=number, reason="gone", text="the file is no longer there", retry=-1)
-        return
+    else:
+        give_all(number, found)
+
+
+def give_all(number: int, found: bytes) -> None:
     for at in range(0, len(found), 49152):
         say(frame="data", id=number, data=base64.b64encode(found[at : at + 49152]).decode())
     say(frame="done", id=number)

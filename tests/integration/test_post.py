@@ -16,9 +16,10 @@ from channel import wire
 from host import app
 from host.channels import program as programs
 from host.channels.program import Command
+from host.errors import UserError
 from host.intake import reference
 from host.model import Mention
-from host.post import delivery
+from host.post import arrivals, delivery
 from host.store.messages import KnownChat
 from tests.fakes.home import FakeHome
 
@@ -310,3 +311,75 @@ def test_what_comes_while_the_host_ends_is_left_for_the_next(start: Callable[...
     arriving.channel_frame("fake", late)
     assert stored(home) == []
     assert line.kept == 0
+
+
+def test_an_answer_of_the_wrong_kind_ends_the_channel_and_nothing_else(
+    start: Callable[..., FakeHome], line: Line
+) -> None:
+    """While something is asked of it, a channel may say what belongs to another question."""
+    (line.folder / "confused").touch()
+    (line.folder / "files/photo").write_bytes(PNG)
+    line.says("look", attachments=[{"kind": "image", "name": "", "type": "", "size": 9, "ref": "photo"}])
+    home = start("ignores_everything")
+    program = home.app._post.lines["fake"].program
+    home.until(lambda: program.restarts >= 2)  # a code in the place of the file
+    assert "broke the rules" in (home.home.data / "log/nanoclaw.log").read_text()
+    assert line.kept == 0
+    before = program.restarts
+    home.until(lambda: program.state == "connected")
+    home.app._post.lines["fake"].link("")  # a piece of a file in the place of a code
+    home.until(lambda: program.restarts > before)
+    (line.folder / "confused").unlink()
+    home.until(lambda: line.kept == 1)
+    assert [message.attachments[0].bytes for message in stored(home)] == [len(PNG)]
+
+
+@pytest.mark.parametrize("frame", ["chats", "send"])
+def test_a_full_disk_stops_neither_the_host_nor_what_is_asked_of_it(
+    start: Callable[..., FakeHome], line: Line, monkeypatch: pytest.MonkeyPatch, frame: str
+) -> None:
+    """Who is who is noted in the database, also while chats are named and while a reply goes out."""
+    monkeypatch.setattr(delivery, "STORE_RETRY_SECONDS", 0.05)
+    home = start("ignores_everything")
+    full: list[str] = []
+
+    def no_room(channel: str, named: str, also: str = "") -> str:
+        full.append(named)
+        raise UserError("the disk is full")
+
+    home.until(lambda: home.app._post.lines["fake"].program.state == "connected")
+    with monkeypatch.context() as filled:
+        filled.setattr(home.store.messages, "person", no_room)
+        if frame == "chats":
+            chat = wire.Chat("1@g", "2@g", "The family", "group")
+            home.app._post.lines["fake"].channel_frame("fake", wire.Chats(0, [chat]))
+            assert full
+            return
+        home.store.begin_turn("family", "t1")
+        home.app.deliver(home.store.add_say("family", "t1", "said all the same"))
+        home.until(lambda: len(full) >= 2)
+        assert line.got("send") == []
+    home.until(lambda: line.got("send"))
+
+
+def test_a_message_that_finds_no_room_keeps_the_files_that_it_has(
+    start: Callable[..., FakeHome], line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "STORE_RETRY_SECONDS", 0.05)
+    (line.folder / "files/photo").write_bytes(PNG)
+    line.says("look", attachments=[{"kind": "image", "name": "", "type": "", "size": 9, "ref": "photo"}])
+    home = start("ignores_everything")
+    add, tried = home.store.add_message, list[Any]()
+
+    def no_room_at_first(message: Any) -> Any:
+        tried.append(message)
+        if len(tried) < 3:
+            raise UserError("the disk is full")
+        return add(message)
+
+    monkeypatch.setattr(home.store, "add_message", no_room_at_first)
+    home.until(lambda: line.kept == 1)
+    assert len(tried) == 3
+    assert len(line.got("fetch")) == 1
+    (kept,) = (home.home.data / "inbox/family").iterdir()
+    assert [message.attachments[0].path for message in stored(home)] == [kept.name]
