@@ -146,15 +146,15 @@ class Work:
             self.groups[group.folder] = group
         self._scheduler.changed()
 
-    def stop_group(self, folder: str) -> None:
-        """It is about to be removed: nothing of it runs or waits any more when this returns, and nothing of it is
-        started until `group_changed` says what became of it."""
+    def stop_group(self, folder: str, why: str) -> None:
+        """It is about to be removed or moved: nothing of it runs or waits any more when this returns, and nothing of
+        it is started until `group_changed` says what became of it."""
         for task in [task for task, run in self._runs.items() if run.task.group == folder]:
             self.task_cancelled(task)
         self._turns.forget(folder)
         self.groups.pop(folder, None)
         attempt = self.attempts.get(folder)
         if attempt is not None:
-            attempt.stop("the group is being removed")
+            attempt.stop(why)
         if folder in self.attempts:
             raise UserError(f"the turn of {folder} cannot be ended now", "try again in a moment")

@@ -76,8 +76,8 @@ class Desk:
     project: str = ""
     """Folder of the program's own source: never mountable."""
     group_changed: Callable[[str], None] = _nothing
-    stop_group: Callable[[str], None] = _nothing
-    """End the group's turn and its waiting tasks now; its outcome is on disk when this returns."""
+    stop_group: Callable[[str, str], None] = _nothing
+    """End the group's turn and its waiting tasks now, and say why; its outcome is on disk when this returns."""
     tasks_changed: Callable[[], None] = _nothing
     run_task: Callable[[TaskRun], None] = _nothing
     task_updated: Callable[[Task], None] = _nothing

@@ -51,7 +51,7 @@ def move_group(desk: Desk, caller: Caller, target: str, params: dict[str, Any]) 
         there = f"there is: {', '.join(sorted(desk.channels()))}"
         raise UserError(f"there is no channel {channel[:60]!r}", there, status=2)
     chat = chat_of(desk, channel, params["chat"])
-    desk.stop_group(target)
+    desk.stop_group(target, "the group becomes another chat")
     try:
         desk.store.registry.move(target, channel, chat)
     finally:

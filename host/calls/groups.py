@@ -162,7 +162,7 @@ def remove_group(desk: Desk, caller: Caller, target: str, params: dict[str, Any]
         if group.is_main:
             raise UserError("main cannot be removed: it is where the assistant is administered", status=2)
         try:
-            desk.stop_group(group.folder)
+            desk.stop_group(group.folder, "the group is being removed")
             desk.store.registry.remove(group.folder)
         finally:  # whether or not it came to that
             desk.group_changed(group.folder)

@@ -11,8 +11,9 @@ class Channel(Protocol):
     """One way to reach people. Calls never block; what cannot be delivered now stays in the outbox."""
 
     name: str
-    takes_files: bool
 
+    @property
+    def takes_files(self) -> bool: ...
     @property
     def takes_reactions(self) -> bool: ...
 

@@ -164,6 +164,10 @@ class Program:
         self.request(build, answered, seconds=seconds)
         pump()
 
+    def can(self, ability: str) -> bool:
+        """What it said in its hello."""
+        return self.hello is not None and ability in self.hello.can
+
     def kept(self, seq: int) -> None:
         self._write(wire.Kept(seq))
 

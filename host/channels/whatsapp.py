@@ -52,7 +52,8 @@ def begin(home: Home) -> None:
 
 
 def forget(home: Home) -> None:
-    """Remove all that is kept of the account. Its program does not run."""
+    """Remove all that is kept of the account. Its program does not run. Whether it is gone is for the one who asked to
+    see (`in_use`): this is called where nobody could be told."""
     shutil.rmtree(folder(home), ignore_errors=True)
 
 

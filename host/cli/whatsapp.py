@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
+import time
 import uuid
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from host import control
@@ -17,10 +19,13 @@ from host.cli.out import emit, note
 from host.cli.session import Connection, Event, home_of
 from host.cli.status import person
 from host.errors import UserError
+from host.home import Home
 from host.loop import Loop
 
 INTERRUPTED: Final = 130
 UNLINK_SECONDS: Final = 60.0
+GONE_SECONDS: Final = 15.0
+"""For the program to end, and its folder to go after it."""
 
 
 def whatsapp(args: argparse.Namespace) -> int:
@@ -51,6 +56,7 @@ def unlink(args: argparse.Namespace) -> int:
         return emit(args.json, {"unlinked": False}, "no account is linked here")
     if args.force:
         request(args, "forget_channel", {"channel": channel.NAME})
+        require_gone(home)
         if not args.json:
             note("WhatsApp was not told: take this device off the list on your phone (Linked devices)")
         return emit(args.json, {"unlinked": True}, "its session is removed from this machine")
@@ -64,7 +70,19 @@ def unlink(args: argparse.Namespace) -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)
     if unlinking.error is not None:
         raise unlinking.error
+    require_gone(home)
     return emit(args.json, {"unlinked": True}, "unlinked; its session is removed from this machine")
+
+
+def require_gone(home: Home) -> None:
+    """The host answers before it has removed the session: that waits for the program that uses it."""
+    until = time.monotonic() + GONE_SECONDS
+    while channel.in_use(home):
+        if time.monotonic() >= until:
+            folder = channel.folder(home)
+            still = f"{folder} is still there: it holds the account's keys"
+            raise UserError(still, f"remove it: rm -r {quote(str(folder))}")
+        time.sleep(0.05)
 
 
 class Unlinking:

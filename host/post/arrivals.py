@@ -17,7 +17,7 @@ from host.channels.program import Answer, Program
 from host.errors import UserError
 from host.loop import Timer
 from host.model import Attachment, Group, Mention, Message, Quoted
-from host.post.desk import Desk, one_line
+from host.post.desk import Desk, one_line, stored_id
 
 MAX_WAITING: Final = 20_000
 """Most arrivals that wait for an earlier one's files. A channel that brings more is started again: it keeps what it
@@ -109,25 +109,26 @@ class Arrivals:
         chat = self._person(untrusted.chat.id, untrusted.chat.alt)
         sender = self._person(untrusted.sender.id, untrusted.sender.alt)
         name = one_line(untrusted.sender.name) or sender
-        plain = Message(self.channel, f"{chat}/{untrusted.id}", chat, sender, name, "", float(untrusted.at))
+        plain = Message(self.channel, stored_id(chat, untrusted.id), chat, sender, name, "", float(untrusted.at))
         about = Quoted(plain.id, "", "")
         match untrusted:
             case Edited():
                 text = intake.clean_text(untrusted.text)
                 mark = hashlib.sha256(text.encode()).hexdigest()[:16]
-                return replace(plain, id=f"{plain.id}/edit/{untrusted.at}/{mark}", kind="edit", text=text, quoted=about)
+                number = stored_id(chat, untrusted.id, "edit", str(untrusted.at), mark)
+                return replace(plain, id=number, kind="edit", text=text, quoted=about)
             case Deleted():
-                return replace(plain, id=f"{plain.id}/deletion", kind="deletion", quoted=about)
+                return replace(plain, id=stored_id(chat, untrusted.id, "deletion"), kind="deletion", quoted=about)
             case Reaction():
-                mark = f"{plain.id}/reaction/{sender}/{untrusted.at}"
+                number = stored_id(chat, untrusted.id, "reaction", sender, str(untrusted.at))
                 emoji = intake.clean_text(untrusted.emoji)[:32]
-                return replace(plain, id=mark, kind="reaction", text=emoji, quoted=about)
+                return replace(plain, id=number, kind="reaction", text=emoji, quoted=about)
             case _:
                 old = time.time() - untrusted.at > self._desk.settings.max_age_seconds
                 quoted = None
                 if (q := untrusted.quoted) is not None:
                     text = intake.clean_text(q.text)[:EXCERPT]
-                    quoted = Quoted(f"{chat}/{q.id}", self._person(q.sender) if q.sender else "", text)
+                    quoted = Quoted(stored_id(chat, q.id), self._person(q.sender) if q.sender else "", text)
                 text = intake.clean_text(untrusted.text)
                 mentions = self._mentions(plain, text, untrusted.mentions)
                 context_only = untrusted.history or old

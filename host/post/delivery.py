@@ -13,7 +13,7 @@ from host.channels.program import Answer, Program
 from host.errors import UserError
 from host.loop import Timer
 from host.model import Outgoing
-from host.post.desk import Desk
+from host.post.desk import Desk, channels_id, stored_id
 
 SEND_SECONDS: Final = 600.0
 """A channel paces what it sends, so that its service does not take the account for a machine's."""
@@ -97,13 +97,15 @@ class Delivery:
 
     def _react(self, outgoing: Outgoing) -> None:
         found = self._desk.store.messages.get(outgoing.quote)
-        if found is None or found.deleted or not self._can("react"):
-            self._give_up(outgoing, "its message is gone" if self._can("react") else "the channel takes no reactions")
+        if not self._program.can("react"):
+            self._give_up(outgoing, "the channel takes no reactions")
+            return
+        if found is None or found.deleted:
+            self._give_up(outgoing, "its message is gone")
             return
         message = found.message
-        _, _, raw = message.id.partition("/")
         self._program.request(
-            lambda number: wire.React(number, outgoing.chat, raw, message.sender, outgoing.text),
+            lambda number: wire.React(number, outgoing.chat, channels_id(message), message.sender, outgoing.text),
             lambda answer: self._sent(outgoing, answer),
             seconds=SEND_SECONDS,
         )
@@ -113,7 +115,7 @@ class Delivery:
         text, mentions = outgoing.text, list[str]()
         if self._desk.assistant and self._is_a_persons(outgoing):
             text = naming.signed(text, self._desk.assistant)
-        if "@" in text and self._can("mentions"):
+        if "@" in text and self._program.can("mentions"):
             people = self._desk.store.messages.people(self.channel, outgoing.chat)
             text, mentions = naming.name_people(text, people)
         return (text, mentions) if len(text.encode()) <= wire.MAX_TEXT else (outgoing.text, [])
@@ -129,9 +131,6 @@ class Delivery:
         mains = (group.chat for group in self._desk.store.groups() if group.is_main and group.channel == self.channel)
         return own in {outgoing.chat, *mains}
 
-    def _can(self, ability: str) -> bool:
-        return self._program.hello is not None and ability in self._program.hello.can
-
     def _quote(self, outgoing: Outgoing) -> wire.Quote | None:
         """Where several write, a reply shows what it answers."""
         found = self._desk.store.messages.get(outgoing.quote) if outgoing.quote else None
@@ -139,13 +138,13 @@ class Delivery:
         if found is None or found.deleted or group is None or group.is_main or found.message.kind != "message":
             return None
         message = found.message
-        return wire.Quote(message.id.partition("/")[2], message.sender, message.text[:EXCERPT])
+        return wire.Quote(channels_id(message), message.sender, message.text[:EXCERPT])
 
     def _sent(self, outgoing: Outgoing, answer: Answer) -> None:
         store = self._desk.store.outbox
         try:
             if isinstance(answer, Done):
-                ids = [f"{outgoing.chat}/{each}" for each in answer.sent]
+                ids = [stored_id(outgoing.chat, each) for each in answer.sent]
                 store.mark_sent(outgoing.id, [(self.channel, each) for each in ids])
                 self._drop_file(outgoing)
             elif answer.reason in {"offline", "unlinked"} or (

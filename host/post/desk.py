@@ -33,6 +33,17 @@ class Desk:
     """A channel's account is out of service for longer than a moment, and why."""
 
 
+def stored_id(chat: str, own: str, *about: str) -> str:
+    """A message's id in the store: a channel's own ids are its chat's alone. Neither holds a blank (docs/channels.md),
+    so no choice of ids makes two messages one."""
+    return " ".join((chat, own, *about))
+
+
+def channels_id(message: Message) -> str:
+    """What the channel calls it."""
+    return message.id.removeprefix(f"{message.chat} ")
+
+
 def one_line(untrusted_name: str) -> str:
     """One line, short: a name is for reading, and never identity."""
     return " ".join(intake.clean_text(untrusted_name).split())[:100]

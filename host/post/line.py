@@ -15,7 +15,7 @@ from host.loop import Timer
 from host.model import Message, Outgoing
 from host.post.arrivals import Arrivals
 from host.post.delivery import Delivery
-from host.post.desk import Desk
+from host.post.desk import Desk, channels_id
 
 LINK_SECONDS: Final = 900.0
 TYPING_SECONDS: Final = 15.0
@@ -39,8 +39,6 @@ class Linking:
 
 class Line:
     """A `Channel` as the rest of the host knows them, and the owner of its program."""
-
-    takes_files = True
 
     def __init__(self, desk: Desk, name: str, command: Command) -> None:
         self.name = name
@@ -108,11 +106,15 @@ class Line:
             self._desk.log.warning("channel out of service", channel=self.name, why=why)
             self._desk.trouble(self.name, why)
 
+    # As far as is known: one that has not said hello yet may.
+
+    @property
+    def takes_files(self) -> bool:
+        return self.program.hello is None or self.program.can("files")
+
     @property
     def takes_reactions(self) -> bool:
-        """As far as is known: one that has not said hello yet may."""
-        hello = self.program.hello
-        return hello is None or "react" in hello.can
+        return self.program.hello is None or self.program.can("react")
 
     # --- out ------------------------------------------------------------------------------------------------
 
@@ -132,12 +134,11 @@ class Line:
 
     def mark_read(self, message: Message) -> None:
         if self._can("read"):
-            raw = message.id.partition("/")[2]
-            self.program.request(lambda number: wire.Read(number, message.chat, message.sender, [raw]), lambda _: None)
+            ids = [channels_id(message)]
+            self.program.request(lambda number: wire.Read(number, message.chat, message.sender, ids), lambda _: None)
 
     def _can(self, ability: str) -> bool:
-        hello = self.program.hello
-        return self.program.state == "connected" and hello is not None and ability in hello.can
+        return self.program.state == "connected" and self.program.can(ability)
 
     # --- the account ----------------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ def arrivals(ground: Ground, place: Town) -> Row:
         sent = time.time()
         place.until_stored(message)
         place.until_idle()
-        ((started,),) = rows(place.home, STARTED.replace("?", f"'%/{message}'"))
+        ((started,),) = rows(place.home, STARTED.replace("?", f"'% {message}'"))
         if at:  # the first of them makes keys
             found.append(started - sent)
     samples = Samples.of(found, 1000)

@@ -139,7 +139,7 @@ def test_what_is_changed_or_taken_back_in_the_chat_is_in_the_store_too(place: To
     assert "surprise" not in str(place.stored(deleted))
     found = rows(place.home, "SELECT id FROM messages WHERE edited_at IS NOT NULL UNION ALL "
                              "SELECT id FROM messages WHERE deleted_at IS NOT NULL")  # fmt: skip
-    assert [str(row[0]).rpartition("/")[2] for row in found] == [edited, deleted]
+    assert [str(row[0]).rpartition(" ")[2] for row in found] == [edited, deleted]
 
 
 def test_nobody_takes_back_or_changes_what_another_wrote(place: Town) -> None:

@@ -152,7 +152,7 @@ class Town:
     def stored(self, message: str) -> list[tuple[Any, ...]]:
         """Kind, text and whether it is context only, of a message by WhatsApp's id."""
         found = rows(self.home, "SELECT id, kind, text, context_only FROM messages WHERE channel = 'whatsapp'")
-        return [row[1:] for row in found if str(row[0]).endswith(f"/{message}")]
+        return [row[1:] for row in found if str(row[0]).endswith(f" {message}")]
 
     def until_stored(self, message: str) -> None:
         self.until(lambda: self.stored(message))

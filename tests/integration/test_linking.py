@@ -17,6 +17,8 @@ import pytest
 from host.channels import whatsapp
 from host.channels.program import Command
 from host.cli import qr
+from host.cli import whatsapp as cli
+from host.errors import UserError
 from tests.fakes.home import FakeHome
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,7 +186,7 @@ def test_unlinked_the_session_is_gone_and_the_host_knows_no_more_of_it(person: P
     assert person.session.is_dir()
     done = person.runs("whatsapp", "unlink")
     assert done.stdout.startswith("unlinked"), done.stderr
-    person.home.until(lambda: not person.session.exists())
+    assert not person.session.exists()
     assert person.home.app.status()["channels"] == {}
     assert "no account" in person.runs("whatsapp", "unlink").stdout
     # And once more from the beginning, with the same host.
@@ -196,7 +198,15 @@ def test_by_force_it_is_forgotten_whether_whatsapp_knows_or_not(person: Person) 
     assert person.runs("whatsapp", "link").returncode == 0
     done = person.runs("whatsapp", "unlink", "--force")
     assert "on your phone" in done.stderr
-    person.home.until(lambda: not person.session.exists())
+    assert not person.session.exists()
+
+
+def test_a_session_that_stays_is_not_called_removed(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "GONE_SECONDS", 0.2)
+    cli.require_gone(person.home.home)
+    whatsapp.begin(person.home.home)
+    with pytest.raises(UserError, match="holds the account's keys"):
+        cli.require_gone(person.home.home)
 
 
 def test_main_moves_to_the_talk_with_oneself_and_back(person: Person) -> None:

@@ -98,12 +98,13 @@ def test_a_message_calls_the_agent_and_the_reply_goes_out_with_typing_and_a_read
     home.until(lambda: [each["on"] for each in line.got("typing")][-1:] == [False])
     assert [each["on"] for each in line.got("typing")] == [True, False]
     assert [each["messages"] for each in line.got("read")] == [["m1"]]
+    assert home.app._post.lines["fake"].takes_files
     home.until(lambda: home.store.outbox.pending("fake") == [])
-    assert home.store.outbox.was_sent("fake", f"1@g/s{sent['id']}")
+    assert home.store.outbox.was_sent("fake", f"1@g s{sent['id']}")
 
 
 def test_a_reaction_of_the_agent_s_goes_out_before_its_reply(start: Callable[..., FakeHome], line: Line) -> None:
-    wish = {"method": "react", "params": {"message": reference("fake", "1@g/m1"), "emoji": "👍"}}
+    wish = {"method": "react", "params": {"message": reference("fake", "1@g m1"), "emoji": "👍"}}
     line.says("ask " + json.dumps(wish))
     home = start("asks")
     home.until(lambda: line.got("send"))
@@ -123,7 +124,7 @@ def test_a_reaction_that_fails_is_soon_given_up_and_told(
     line.says("hello", history=True)
     home = start("ignores_everything")
     home.until(lambda: line.kept == 1)
-    seq = home.store.messages.seq_of("fake", "1@g/m1")
+    seq = home.store.messages.seq_of("fake", "1@g m1")
     home.store.begin_turn("family", "t1")
     home.app.deliver(home.store.outbox.react("family", seq, "💥"))
     home.app.deliver(home.store.outbox.react("family", seq + 1, "👍"))  # on nothing
@@ -383,3 +384,23 @@ def test_a_message_that_finds_no_room_keeps_the_files_that_it_has(
     assert len(line.got("fetch")) == 1
     (kept,) = (home.home.data / "inbox/family").iterdir()
     assert [message.attachments[0].path for message in stored(home)] == [kept.name]
+
+
+def test_no_choice_of_ids_makes_two_messages_one_or_one_s_removal_another_s(
+    start: Callable[..., FakeHome], line: Line
+) -> None:
+    """Who writes chooses the id on some services, and chats are called what they are called."""
+    odd = {**CHAT, "id": "1@g/a"}
+    line.says("of the odd chat", chat=odd, id="b")
+    line.says("of ours", id="a/b")
+    line.says("in the place of a removal", id="a/b/deletion")
+    line.says(frame="deleted", id="a/b")
+    line.says("answer me", chat=odd, id="c/d")
+    home = start("ignores_everything", registered=False)
+    home.register("odd", chat="1@g/a", channel="fake")
+    home.register("family", chat="1@g", channel="fake", needs_trigger=True)
+    home.until(lambda: line.kept == 5)
+    assert [message.text for message in stored(home)] == ["", "in the place of a removal"]
+    assert [each.message.text for each in home.store.context("odd").messages] == ["of the odd chat", "answer me"]
+    home.until(lambda: line.got("read"))
+    assert [each["messages"] for each in line.got("read")] == [["b"], ["c/d"]]

@@ -48,6 +48,7 @@ def test_a_shell_script_is_a_channel(home: FakeHome, tmp_path: Path) -> None:
     assert "and tomorrow?" in hears(folder)[1]
     assert "what is for dinner?" not in hears(folder)[1]
 
+    assert not line.takes_files, "it did not say that it can"
     wish = {"message": "00000000", "emoji": "👍"}
     answer = home.ask("react", group="kitchen", **wish)
     assert "takes no reactions" in answer["error"]

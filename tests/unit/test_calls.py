@@ -68,7 +68,8 @@ class Scene:
         self.said: list[Outgoing] = []
         self.desk = Desk(
             store=self.store, config=Config(grantable_hosts=()), home=home, now=lambda: NOW,
-            group_changed=self.changed.append, stop_group=self.stopped.append, deliver=self.said.append,
+            group_changed=self.changed.append, stop_group=lambda folder, why: self.stopped.append(folder),
+            deliver=self.said.append,
         )  # fmt: skip
         self.tasks: dict[str, str] = {}
 
