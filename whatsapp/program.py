@@ -6,11 +6,13 @@ anything else that takes time, and only then says it to the host. The host store
 spool forgets it.
 
 - Killed after the spool: the next run says it again, and the host knows it by its id. Nothing is lost.
-- Killed before: WhatsApp holds the message for delivered, and what was still in the library's queue is lost.
-  whatsmeow could wait with its receipt for the handler (SynchronousAck); neonize has no way to ask for that. What is
-  left to do is done: before the spool comes nothing that asks the network, only a look-up of an unknown person's other
-  id in the session's own database; and where the host does not keep up, the handler waits, so that nothing is dropped
-  here. WhatsApp's history, which comes when an account is linked, is stored as context.
+- Killed before: what was still in the library's queue is lost. Either WhatsApp holds it for delivered, or it comes
+  again and the library passes it over, since its key is spent. whatsmeow could wait with its receipt for the handler
+  (SynchronousAck), keep what it decrypted until it is handled (EnableDecryptedEventBuffer) and ask the phone for its
+  history (SendPeerMessage); neonize has a way to none of them. What is left to do is done: before the spool comes
+  nothing that asks the network, only a look-up of an unknown person's other id in the session's own database; and
+  where the host does not keep up, the handler waits, so that nothing is dropped here. WhatsApp's history, which comes
+  when an account is linked, is stored as context.
 - The machine loses its power before the host's fsync: the spool is written without one. With it, the handler would be
   as slow as the disk, the library's queue longer, and a kill, which is the likelier of the two, would lose more.
 """

@@ -6,8 +6,10 @@ import contextlib
 import json
 import signal
 import subprocess
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,7 @@ def test_a_code_that_expires_is_followed_by_another_until_there_are_no_more(tmp_
         with linking(place) as process:
             first, second = said(process), said(process)
             assert first["code"] != second["code"]
-            assert second["until"] > first["until"] - 60
+            assert second["until"] > time.time()
             _, stderr = process.communicate(timeout=90)
         assert process.returncode == 1
         assert "nanoclaw: error: no account was linked: " in stderr
@@ -84,7 +86,6 @@ def test_why_there_is_no_connection_is_told_in_words(tmp_path: Path) -> None:
         def why(reason: str) -> str:
             place.until(lambda: place.line["reason"] == reason)
             told: str = place.line["why"]
-            assert told[:1].isupper() or told[:1].islower()
             assert told in place.says("whatsapp", "status")
             assert told in json.dumps(place.status(), ensure_ascii=False)
             assert told in (place.home / "data/log/nanoclaw.log").read_text()
@@ -117,24 +118,26 @@ def test_why_there_is_no_connection_is_told_in_words(tmp_path: Path) -> None:
 
 
 def test_of_500_messages_none_is_lost_or_doubled_whatever_breaks(tmp_path: Path) -> None:
+    """What the library has decrypted and not handed over is the one thing that a kill may lose (docs/whatsapp.md): the
+    kills here come while it has nothing in hand, and the program, the host and the server have."""
     with town(tmp_path / "town") as place:
         place.register("family")
         # One that comes while a turn runs is shown to it, and the rehearsal has nothing to say to these.
         texts = [f"message {n}\nsay nothing" for n in range(MESSAGES)]
         for n in range(MESSAGES // (2 * QUESTIONS), MESSAGES, MESSAGES // QUESTIONS):
             texts[n] = f"@Andy repeat answer to {n}."
-        breaks = {
-            60: drop, 130: Town.kill_child, 210: drop, 280: Town.kill, 350: Town.kill_child, 430: drop,
-        }  # fmt: skip
-        ids = []
-        for n, text in enumerate(texts):
-            ids.append(place.writes(text))
-            if n in breaks:
-                # In the middle of what arrives: some of it is stored, and some is not.
-                wait_for(lambda: stored(place) > n // 2)  # noqa: B023
-                breaks[n](place)
-                if breaks[n] is Town.kill:
-                    place.start()
+        writing, ids = iter(texts), list[str]()
+
+        def write(count: int) -> list[str]:
+            ids.extend(place.writes(text) for text in islice(writing, count))
+            return ids[-count:]
+
+        for upto, broken in (
+            (60, dropped), (130, child_killed), (210, dropped), (280, host_killed), (350, child_killed), (430, dropped),
+        ):  # fmt: skip
+            write(upto - len(ids))
+            broken(place, write)
+        write(MESSAGES - len(ids))
         place.until(lambda: stored(place) >= MESSAGES)
         place.until(lambda: not rows(place.home, "SELECT 1 FROM outbox WHERE sent_at IS NULL AND given_up = ''"))
         place.until_idle()
@@ -149,8 +152,55 @@ def test_of_500_messages_none_is_lost_or_doubled_whatever_breaks(tmp_path: Path)
         assert questions == [(QUESTIONS,)]
 
 
-def drop(place: Town) -> None:
+Write = Callable[[int], list[str]]
+
+
+def dropped(place: Town, write: Write) -> None:
+    """In the middle of what arrives: some of it is stored, and some is on its way."""
+    before = stored(place)
+    write(10)
+    wait_for(lambda: stored(place) > before)
     place.server.do("drop")
+
+
+def child_killed(place: Town, write: Write) -> None:
+    with in_flight(place, write):
+        place.kill_child()
+
+
+def host_killed(place: Town, write: Write) -> None:
+    with in_flight(place, write):
+        place.kill()
+    place.start()
+
+
+@contextlib.contextmanager
+def in_flight(place: Town, write: Write) -> Iterator[None]:
+    """Twenty messages that the program has and the host has not, and twenty that wait at the server."""
+    assert place.host is not None
+    place.host.send_signal(signal.SIGSTOP)
+    try:
+        handed = write(20)
+        spool = place.home / "data" / "whatsapp" / "unkept"
+        wait_for(lambda: not set(handed) - spooled(spool) and not set(handed) & waiting(place))
+        known = {str(row[0]).rpartition(" ")[2] for row in rows(place.home, "SELECT id FROM messages")}
+        assert not set(handed) & known
+        place.server.do("set", held=True)
+        held = write(20)
+        yield
+        assert not set(held) - waiting(place)
+        place.server.do("set", held=False)
+    finally:
+        place.host.send_signal(signal.SIGCONT)  # to one that was killed it does nothing
+
+
+def spooled(path: Path) -> set[str]:
+    return {json.loads(line)["id"] for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")}
+
+
+def waiting(place: Town) -> set[str]:
+    """What the server has and the library has not confirmed."""
+    return set(place.server.do("waiting")["ids"])
 
 
 def stored(place: Town) -> int:

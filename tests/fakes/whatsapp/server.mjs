@@ -13,7 +13,7 @@ const [keyFile, certFile, worldFile] = process.argv.slice(2)
 const root = Curve.generateKeyPair()
 const world = new World(JSON.parse(readFileSync(worldFile, 'utf8')))
 const tell = event => process.stdout.write(JSON.stringify(event) + '\n')
-const mode = { failure: null, down: false, offersPairing: true, silent: false, refuses: '', hasty: false, codes: 6 }
+const mode = { failure: null, down: false, offersPairing: true, silent: false, refuses: '', hasty: false, codes: 6, held: false }
 let session = null
 
 const proxy = await serve({
@@ -74,7 +74,7 @@ async function stanza({ chat, sender, message, id, t, by = 'lid', category, offl
 async function deliver(command) {
   const node = await stanza(command)
   world.waiting.set(node.attrs.id, node)
-  if (session?.loggedIn) session.send(node)
+  if (session?.loggedIn && !mode.held) session.send(node)
   return { id: node.attrs.id }
 }
 
@@ -134,6 +134,7 @@ const commands = {
     session.send({ tag: 'notification', attrs: { type: 'w:gp2', from: group, participant: author, id: randomUUID(), t: String(seconds()) }, content })
   },
   // What the next connections meet: `failure` (its attributes), `down`, `offersPairing`, how many `codes` to link by.
+  // `held`: what is written from now on waits for the next connection, as it does where the network stalls.
   set: changes => {
     for (const name of Object.keys(mode)) if (name in changes) mode[name] = changes[name]
     if (session) Object.assign(session, { silent: mode.silent, refuses: mode.refuses, hasty: mode.hasty })

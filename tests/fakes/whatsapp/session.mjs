@@ -39,9 +39,12 @@ export class Session {
     if (this.state === 'open' && this.socket.readyState === 1) this.socket.send(this.noise.encodeNode(node))
   }
 
+  // The client is told why, and hangs up by itself. A close right behind the reason could overtake it: the library drops
+  // what it has not handled when the connection ends.
   end(...nodes) {
     for (const node of nodes) this.send(node)
-    this.socket.close()
+    this.loggedIn = false
+    setTimeout(() => this.socket.close(), this.hasty ? 0 : 2000)
   }
 
   async onFrame(frame) {
@@ -151,9 +154,8 @@ export class Session {
     if (type === 'result' || type === 'error') {
       if (child(node, 'pair-device-sign')) {
         this.tell({ event: 'paired' })
-        // The client is to come back with its new name, and hangs up by itself.
-        this.send({ tag: 'stream:error', attrs: { code: '515' } })
-        setTimeout(() => this.socket.close(), this.hasty ? 0 : 2000)
+        // The client is to come back with its new name.
+        this.end({ tag: 'stream:error', attrs: { code: '515' } })
       }
       return
     }
