@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shutil
 import signal
 import sys
 import termios
@@ -17,7 +16,7 @@ from typing import Any, Final
 
 from host import control, intake
 from host.cli.editor import Editor, Interrupt, Leave, Line
-from host.cli.out import note, paint, report
+from host.cli.out import note, paint, report, terminal_width
 from host.cli.session import Connection, Event, check_group, sender_of, why_not_called
 from host.loop import Loop
 from host.text import columns
@@ -77,7 +76,7 @@ class Screen:
     def draw(self) -> None:
         if self.live and not self._open:
             begin = columns(self.prompt)
-            view, cursor = self._editor.view(shutil.get_terminal_size().columns - begin)
+            view, cursor = self._editor.view(terminal_width() - begin)
             back = f"\x1b[{begin + cursor + 1}G"
             self._write(f"\r\x1b[K{paint(self.prompt, '1;36', sys.stdout)}{view}{back}")
 

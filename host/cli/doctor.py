@@ -7,12 +7,11 @@ import os
 import sys
 import textwrap
 from functools import partial
-from shutil import get_terminal_size
 
 from host import config as configuration
 from host import doctor as doctors
 from host.carried import VERSION
-from host.cli.out import Progress, emit, paint
+from host.cli.out import Progress, emit, paint, terminal_width
 from host.cli.tables import one_line
 from host.doctor.words import CODES, FAILURE, OK, WARNING, Finding
 
@@ -32,7 +31,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 def as_text(findings: list[Finding]) -> str:
     """A line each; beneath what is not well, the next step."""
-    width = get_terminal_size().columns if sys.stdout.isatty() else 1000
+    width = terminal_width() if sys.stdout.isatty() else 1000
     indent = " " * (NAME + STATE + 2)
     # Whole words alone: what is to be typed must come out as it is.
     wrap = partial(textwrap.wrap, width=max(30, width - len(indent)), break_long_words=False, break_on_hyphens=False)

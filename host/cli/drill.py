@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 
 from host import config as configuration
 from host import drill as drills
-from host.cli.out import Progress, emit, paint
+from host.cli.out import Progress, emit, paint, terminal_width
 from host.cli.session import home_of
 from host.cli.start import ready_engine
 from host.drill import report
@@ -27,7 +26,7 @@ def drill(args: argparse.Namespace) -> int:
     seconds = time.monotonic() - begun
     progress.clear()
     # Evidence in full where nobody's lines would wrap.
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+    width = terminal_width() if sys.stdout.isatty() else 200
     text = report.table(outcomes, width, lambda words, code: paint(words, code, sys.stdout))
     emit(
         args.json,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from host.carried import VERSION
-from host.cli.out import report
+from host.cli.out import report, terminal_width
 
 DESCRIPTION: Final = """\
 A personal AI assistant that you and your family can message. Each time it works, it works inside a sealed
@@ -108,23 +108,39 @@ class Parser(argparse.ArgumentParser):
         self.exit(2)
 
 
+class Unasked(Parser):
+    """Stands for a command that was not given: to put its parser together takes half a millisecond of every start."""
+
+    def __init__(self) -> None:
+        """Nothing is put together."""
+
+    def add_argument(self, *_args: Any, **_options: Any) -> argparse.Action:
+        return argparse.Action([], "")
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """argparse makes one for each option that is declared, and would load what measures terminals for its width."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=terminal_width() - 2)
+
+
+COMMANDS: Final = frozenset({
+    "chat", "ask", "groups", "tasks", "mounts", "run", "status", "doctor", "drill", "version", "whatsapp", "chats",
+    "setup", "image", "install", "uninstall", "update", "rollback", "source", "licenses",
+})  # fmt: skip
+
 Commands = Callable[..., Parser]
 """Adds one command: (name, summary, description, examples) → its parser, which has the common options."""
 
 
 def parser(argv: Sequence[str]) -> Parser:
-    """For these arguments: what a command has beneath it is put together only where they name it, since each
-    parser costs half a millisecond of every start."""
+    """For these arguments: what a command has beneath it is put together only where they name it, and where they begin
+    with a command no other is, since each parser costs half a millisecond of every start."""
     common = _common()
-    top = Parser(
-        prog="nanoclaw",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        parents=[common],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    top = Parser(prog="nanoclaw", description=DESCRIPTION, epilog=EPILOG, parents=[common], formatter_class=Help)
     top.add_argument("--version", action="version", version=f"nanoclaw {VERSION}")
-    command = commands_of(top, common, dest="command", metavar="COMMAND", title="commands")
+    command = commands_of(top, common, "command", only=argv[0] if argv and argv[0] in COMMANDS else None)
     _talking(command)
     groups = command("groups", "the chats that the assistant takes part in", GROUPS, GROUPS_EXAMPLES)
     tasks = command("tasks", "what the assistant does at set times", TASKS, TASKS_EXAMPLES)
@@ -134,27 +150,42 @@ def parser(argv: Sequence[str]) -> Parser:
 
     options_channels.add_channels(command, common, argv)
     options_program.add_program(command, common, argv)
-    if not {"groups", "tasks", "mounts"}.isdisjoint(argv):
-        from host.cli import options_groups, options_tasks
+    if is_named(groups, argv):
+        from host.cli import options_groups
 
         options_groups.add_groups(groups, common)
+    if is_named(mounts, argv):
+        from host.cli import options_groups
+
         options_groups.add_mounts(mounts, common)
+    if is_named(tasks, argv):
+        from host.cli import options_tasks
+
         options_tasks.add_tasks(tasks, common)
     return top
 
 
-def commands_of(parent: Parser, common: Parser, dest: str, metavar: str, title: str) -> Commands:
-    """Gives `parent` commands of its own; what is returned adds one."""
-    commands = parent.add_subparsers(dest=dest, metavar=metavar, title=title, parser_class=Parser)
+def is_named(command: Parser, argv: Sequence[str]) -> bool:
+    """Whether there is a use in putting together what it has beneath it."""
+    return not isinstance(command, Unasked) and command.prog.rpartition(" ")[2] in argv
+
+
+def commands_of(parent: Parser, common: Parser, dest: str, only: str | None = None) -> Commands:
+    """Gives `parent` commands of its own; what is returned adds one. `only`: no other is wanted."""
+    commands = parent.add_subparsers(
+        dest=dest, metavar="COMMAND", title="commands", parser_class=Parser, prog=parent.prog
+    )
 
     def add(name: str, summary: str, description: str, examples: str = "") -> Parser:
+        if only not in {name, None}:
+            return Unasked()
         return commands.add_parser(
             name,
             help=summary,
             description=description,
             epilog=examples or None,
             parents=[common],
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Help,
         )
 
     return add

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from host.cli.options import Commands, Parser, commands_of
+from host.cli.options import Commands, Parser, commands_of, is_named
 
 WHATSAPP: Final = """\
 WhatsApp as a channel: your account, with this machine as one of its linked devices. Messages of a chat are read only
@@ -38,9 +38,9 @@ examples:
 def add_channels(command: Commands, common: Parser, argv: Sequence[str]) -> None:
     whatsapp = command("whatsapp", "WhatsApp: link an account, look at it", WHATSAPP, WHATSAPP_EXAMPLES)
     command("chats", "the chats that channels know", CHATS, CHATS_EXAMPLES)
-    if "whatsapp" not in argv:
+    if not is_named(whatsapp, argv):
         return
-    action = commands_of(whatsapp, common, dest="action", metavar="COMMAND", title="commands")
+    action = commands_of(whatsapp, common, "action")
     link = action("link", "link your account", LINK)
     link.add_argument("--phone", metavar="NUMBER", help="a code to type on this phone, and no QR code: +4915112345678")
     link.add_argument("--png", metavar="FILE", help="write the QR code to FILE too; it is removed at the end")

@@ -80,7 +80,7 @@ NAME_HELP: Final = "the group; `nanoclaw groups` lists them"
 
 
 def add_groups(groups: Parser, common: Parser) -> None:
-    action = commands_of(groups, common, dest="action", metavar="COMMAND", title="commands")
+    action = commands_of(groups, common, "action")
     action("list", "all groups (also without a command)", "List all groups.")
     add = action("add", "register a chat as a group", ADD, ADD_EXAMPLES)
     add.add_argument("name", metavar="NAME", help="what commands and its folder are to call it")
@@ -113,7 +113,7 @@ def _named(parser: Parser) -> Parser:
 
 def add_mounts(mounts: Parser, common: Parser) -> None:
     mounts.set_defaults(path=None, rw=False, group=None, name_inside=None)
-    action = commands_of(mounts, common, dest="action", metavar="COMMAND", title="commands")
+    action = commands_of(mounts, common, "action")
     action("list", "the allowlist (also without a command)", "Show the allowlist, and whether it is in order.")
     check = action("check", "whether a folder may be given, and why", CHECK, CHECK_EXAMPLES)
     check.add_argument("path", metavar="PATH", help="the folder")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from host.cli.options import Commands, Parser, commands_of
+from host.cli.options import Commands, Parser, commands_of, is_named
 
 SETUP: Final = """\
 Walk through the first set-up: the engine, the key or a model server of your own, the assistant's name, a first reply
@@ -56,7 +56,7 @@ def add_program(command: Commands, common: Parser, argv: Sequence[str]) -> None:
     setup.add_argument("--yes", action="store_true", help="ask nothing; the first reply is one real request")
     setup.add_argument("--no-reply", action="store_true", help="without the first reply")
     image = command("image", "the sandbox image: look, extend, move", IMAGE, IMAGE_EXAMPLES)
-    if "image" in argv:
+    if is_named(image, argv):
         _image(image, common)
     install = command("install", "put this program where your shell finds it", INSTALL)
     install.add_argument("--to", metavar="DIR", help="another folder than the usual one")
@@ -75,7 +75,7 @@ def add_program(command: Commands, common: Parser, argv: Sequence[str]) -> None:
 
 
 def _image(image: Parser, common: Parser) -> None:
-    action = commands_of(image, common, dest="action", metavar="COMMAND", title="commands")
+    action = commands_of(image, common, "action")
     action("info", "what is used, and what else is there", "Show the image that is used, and others in the cache.")
     load = action("load", "take in an image from a file", "Take in an image that `nanoclaw image save` wrote.")
     load.add_argument("file", metavar="FILE")

@@ -49,7 +49,7 @@ VERBS: Final = {
 
 def add_tasks(tasks: Parser, common: Parser) -> None:
     _of_group(tasks)
-    action = commands_of(tasks, common, dest="action", metavar="COMMAND", title="commands")
+    action = commands_of(tasks, common, "action")
     _of_group(action("list", "all tasks (also without a command)", "List tasks, and when each runs next."))
     add = action("add", "make a task", ADD, ADD_EXAMPLES)
     add.add_argument("--group", metavar="NAME", required=True, help="whose task it is")

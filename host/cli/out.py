@@ -70,6 +70,17 @@ def paint(text: str, code: str, stream: TextIO) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if coloured(stream) else text
 
 
+def terminal_width() -> int:
+    """In columns, as `shutil` measures it, a module that costs every start more than it is worth here."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except (OSError, ValueError):  # no terminal, or none open
+        return 80
+
+
 BAR: Final = 20
 
 

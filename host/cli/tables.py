@@ -3,13 +3,12 @@ making that could act on the terminal or pose as another row."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from host.cli.out import paint
+from host.cli.out import paint, terminal_width
 from host.text import clean_text, columns
 
 GAP = "  "
@@ -30,7 +29,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], empty: str, strea
     if not cells:
         return empty
     widths = [max(map(columns, column)) for column in zip(heads, *cells, strict=True)]
-    room = shutil.get_terminal_size().columns
+    room = terminal_width()
     head, *lines = [clip(GAP.join(map(pad, row, widths)).rstrip(), room) for row in [list(heads), *cells]]
     return "\n".join([paint(head, "1", stream), *lines])
 

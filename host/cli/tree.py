@@ -47,7 +47,7 @@ class Command:
 def tree() -> Command:
     """All of it. The parser puts commands of commands together only where they are named: here all are."""
     names = [name for name, _, _ in _commands(parser([]))]
-    return _read(parser(names), (), "")
+    return _read(parser(["--help", *names]), (), "")  # begins with no command, so that all are there
 
 
 def _read(of: Parser, path: tuple[str, ...], summary: str) -> Command:

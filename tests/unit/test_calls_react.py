@@ -95,7 +95,9 @@ def test_emojis(scene: Scene, emoji: str) -> None:
     assert scene.react("family", scene.hears("family", "A"), emoji).text == emoji
 
 
-@pytest.mark.parametrize("text", ["ok", "👍 yes", "👍\n", "5", "äö", "\x1b", "👍" * 17, "55️⃣", "是", "\u202e👍a", "https://x"])
+@pytest.mark.parametrize(
+    "text", ["ok", "👍 yes", "👍\n", "5", "äö", "\x1b", "👍" * 17, "55️⃣", "是", "\u202e👍a", "https://x"]
+)
 def test_words_are_no_emoji(scene: Scene, text: str) -> None:
     with pytest.raises(UserError, match="emoji"):
         scene.react("family", scene.hears("family", "A"), text)

@@ -437,7 +437,7 @@ def test_what_prints_and_leaves_loads_little() -> None:
         "import sys; from host.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "heavy = ('host.', 'runner', 'sqlite3', 'ssl', 'ctypes', 'inspect')\n"
+        "heavy = ('host.', 'runner', 'sqlite3', 'ssl', 'ctypes', 'inspect', 'shutil', 'lzma')\n"
         "print([name for name in sys.modules if name.startswith(heavy)], file=sys.stderr)"
     )
     for argv in (["version"], ["--help"], ["groups", "add", "--help"]):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from host.cli import completions, manual
+from host.cli.options import COMMANDS, Parser, parser
 from host.cli.tree import Command, tree
 from host.config import ENGINES
 from host.install.extras import MARK
@@ -135,3 +136,22 @@ def test_no_text_of_the_page_is_taken_for_a_request() -> None:
     assert manual._line("'tis") == "\\(aqtis"
     assert manual._line("\\n(.x") == "\\en(.x"
     assert all(ord(c) < 128 for c in manual.page())
+
+
+def test_every_command_is_known_by_its_name_before_its_options_are() -> None:
+    assert {command.path[0] for command in TOP.commands} == COMMANDS
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_a_command_that_stands_alone_has_the_options_that_it_has_beside_all_others(name: str) -> None:
+    alone, beside = commands([name]), commands(["--quiet", name])
+    assert list(alone) == [name]
+    assert set(beside) == COMMANDS
+    assert alone[name].format_help() == beside[name].format_help()
+
+
+def commands(argv: list[str]) -> dict[str, Parser]:
+    """As argparse holds them, for which it has no public name."""
+    group = parser(argv)._subparsers
+    assert group is not None
+    return dict(group._group_actions[0].choices)  # type: ignore[arg-type]
