@@ -31,6 +31,11 @@ SETTLE: Final = 15.0
 """Seconds from being linked to being connected: it takes two."""
 FORGOTTEN: Final = 5.0
 """Seconds that the library may take to remove an account that logged us out."""
+STOPPING: Final = 3.0
+"""Seconds that hanging up may take: the library's own way of it may never return."""
+QUIET: Final = 0.5
+"""Seconds without an event after which the library has handed over what it had decrypted when it hung up. One message
+takes it some milliseconds, and on a slow card a tenth of a second."""
 MOST_RUNS: Final = 50
 """Clients that may be left behind before the process is worth starting anew."""
 
@@ -43,6 +48,7 @@ class Run:
     client: Client | None = None
     linking: wire.Link | None = None
     codes: int = 0
+    heard: bool = False
     connected: bool = False
 
 
@@ -85,6 +91,8 @@ class Account:
         self._runs = 0
         self._failures = 0
         self._timer: threading.Timer | None = None
+        self._heard = 0.0
+        """When the library last told anything."""
 
     @property
     def client(self) -> Client | None:
@@ -135,12 +143,20 @@ class Account:
         return self._say_down("unlinked", "the account was unlinked", wire.NEVER)
 
     def stop(self) -> None:
-        """Disconnect; at most a moment, whatever the library does."""
-        client = self.client
-        if client is not None:
-            stopping = threading.Thread(target=client.stop, daemon=True)
+        """Hang up, and hear out what the library has in hand; the process ends after this. At most a moment, whatever
+        the library does."""
+        run = self._run
+        # Messages come before the library says that it is connected; before it says anything, it is not there to ask.
+        if run is not None and run.client is not None and run.heard:
+            stopping = threading.Thread(target=self._hang_up, args=(run.client,), daemon=True)
             stopping.start()
-            stopping.join(3)
+            stopping.join(STOPPING)
+
+    def _hang_up(self, client: Client) -> None:
+        client.disconnect()
+        self._heard = time.monotonic()
+        while (left := self._heard + QUIET - time.monotonic()) > 0:
+            time.sleep(left)
 
     # --- runs ---
 
@@ -266,14 +282,17 @@ class Account:
     # --- what becomes of a connection ---
 
     def _on_event(self, run: Run, name: str, event: Any) -> None:
-        with self._lock:
-            if run is not self._run:
-                return None
-            handle = self._ends.get(name)
-            if handle is not None:
-                return handle(self, run, event)
-        self._ears.event(name, event)
-        return None
+        run.heard = True
+        handle = self._ends.get(name)
+        if handle is None:
+            # Also of a client that was left behind, as long as there is no other: what it decrypted nobody sends again.
+            if run.number == self._runs:
+                self._ears.event(name, event)
+        else:
+            with self._lock:
+                if run is self._run:
+                    handle(self, run, event)
+        self._heard = time.monotonic()
 
     def _on_connected(self, run: Run, _event: Any) -> None:
         assert run.client is not None

@@ -121,8 +121,12 @@ class Client:
         with _failing():
             self._client.connect(self._proxy(proxy) if proxy else None)
 
+    def disconnect(self) -> None:
+        """Hang up. What the library has decrypted is still handed over. May never return."""
+        self._client.disconnect()
+
     def stop(self) -> None:
-        """May never return."""
+        """Hang up, and drop what was not handed over yet. May never return."""
         self._client.stop()
 
     def logout(self) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -150,6 +151,32 @@ def test_of_500_messages_none_is_lost_or_doubled_whatever_breaks(tmp_path: Path)
         assert [text for text in texts if text.startswith("@") and text.removeprefix("@Andy repeat ") not in said] == []
         questions = rows(place.home, "SELECT count(*) FROM messages WHERE text LIKE '@Andy %'")
         assert questions == [(QUESTIONS,)]
+
+
+def test_a_host_that_is_stopped_while_people_write_loses_nothing(tmp_path: Path) -> None:
+    with town(tmp_path / "town") as place:
+        place.register("family")
+        ids: list[str] = []
+        enough = threading.Event()
+
+        def write() -> None:
+            while not enough.is_set():
+                ids.append(place.writes(f"message {len(ids)}"))
+
+        writing = threading.Thread(target=write)
+        writing.start()
+        try:
+            for _ in range(6):
+                before = stored(place)
+                place.until(lambda: stored(place) > before)  # noqa: B023 - it is used up in this round
+                place.stop()
+                place.start()
+        finally:
+            enough.set()
+            writing.join()
+        place.until(lambda: stored(place) == len(ids))
+        found = rows(place.home, "SELECT id FROM messages WHERE channel = 'whatsapp'")
+        assert Counter(str(row[0]).rpartition(" ")[2] for row in found) == Counter(ids)
 
 
 Write = Callable[[int], list[str]]
