@@ -13,11 +13,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 ROOT = Path(__file__).resolve().parents[2]
+SOURCE: Final = (sys.executable, str(ROOT / "nanoclaw.py"))
+"""NanoClaw as this tree has it; a built file is another program."""
 SECONDS = 120
 
 
@@ -27,14 +29,15 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "NO_COLOR": "1", **more}
 
 
-def command(home: Path, engine: str, *args: str) -> list[str]:
-    return [sys.executable, str(ROOT / "nanoclaw.py"), "--home", str(home), "--engine", engine, *args]
+def command(home: Path, engine: str, *args: str, program: Sequence[str] = SOURCE) -> list[str]:
+    return [*program, "--home", str(home), "--engine", engine, *args]
 
 
 def nanoclaw(
-    home: Path, engine: str, *args: str, stdin: bytes = b"", env: dict[str, str] | None = None, seconds: int = SECONDS
-) -> subprocess.CompletedProcess[str]:
-    argv = command(home, engine, *args)
+    home: Path, engine: str, *args: str, stdin: bytes = b"", env: dict[str, str] | None = None, seconds: int = SECONDS,
+    program: Sequence[str] = SOURCE,
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    argv = command(home, engine, *args, program=program)
     given = env or environment()
     done = subprocess.run(argv, input=stdin, env=given, capture_output=True, timeout=seconds, check=False)
     out, err = (stream.decode("utf-8", "backslashreplace") for stream in (done.stdout, done.stderr))

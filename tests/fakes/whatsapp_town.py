@@ -10,13 +10,13 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from host import control
 from host.cli.desk import ask_host
 from host.cli.session import exchange
 from tests.conftest import CACHE, built_image, require_engine
-from tests.e2e.cli import command, environment, nanoclaw, rows, wait_for
+from tests.e2e.cli import SOURCE, command, environment, nanoclaw, rows, wait_for
 from tests.fakes import whatsapp_server
 from tests.fakes.whatsapp_server import ANN, FAMILY, Server
 
@@ -24,22 +24,44 @@ GROUP = FAMILY["id"]
 HEADER = "[whatsapp]\nproxy = "
 
 
+class Nanoclaw(NamedTuple):
+    """What is run: the beginning of its command line, and its environment."""
+
+    program: tuple[str, ...]
+    env: dict[str, str]
+
+
+Make = Callable[[Path, Server], Nanoclaw]
+"""Given the town's folder, and a server that it is to trust."""
+
+
+def of_source(folder: Path, server: Server) -> Nanoclaw:
+    """This tree, with the image that this machine has; the test is skipped where there is none."""
+    built_image()
+    python = python_with(folder, whatsapp_server.library_copy(folder / "library", server.root))
+    cache = folder / "home" / "cache"
+    cache.mkdir(mode=0o700, parents=True)
+    (cache / "image").symlink_to(CACHE / "image")
+    return Nanoclaw(SOURCE, environment(NANOCLAW_WHATSAPP_PYTHON=str(python), SSL_CERT_FILE=str(server.ca)))
+
+
 class Town:
     """Nothing runs but the server until `start`."""
 
-    def __init__(self, folder: Path, engine: str = "bubblewrap", settings: str = "") -> None:
+    def __init__(self, folder: Path, engine: str = "bubblewrap", settings: str = "", make: Make = of_source) -> None:
         self.home, self.engine = folder / "home", engine
+        self.home.mkdir()
         self.server = Server(folder / "server")
-        self.python = python_with(folder, whatsapp_server.library_copy(folder / "library", self.server.root))
-        self.env = environment(NANOCLAW_WHATSAPP_PYTHON=str(self.python), SSL_CERT_FILE=str(self.server.ca))
-        (self.home / "config").mkdir(mode=0o700, parents=True)
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.server.close)
+            self.program, self.env = make(folder, self.server)
+            stack.pop_all()
+        (self.home / "config").mkdir(mode=0o700)
         (self.home / "config" / "config.toml").write_text(f"{HEADER}{self.server.proxy!r}\n")
         if settings:
             path = self.home / "config" / ".env"
             path.touch(mode=0o600)
             path.write_text(settings)
-        (self.home / "cache").mkdir(mode=0o700)
-        (self.home / "cache" / "image").symlink_to(CACHE / "image")
         self._stderr = folder / "host.stderr"
         self.host: subprocess.Popen[bytes] | None = None
 
@@ -47,8 +69,7 @@ class Town:
 
     def start(self) -> None:
         with self._stderr.open("ab") as log:
-            argv = command(self.home, self.engine, "run")
-            self.host = subprocess.Popen(argv, env=self.env, stdin=subprocess.DEVNULL, stderr=log)
+            self.host = subprocess.Popen(self.command("run"), env=self.env, stdin=subprocess.DEVNULL, stderr=log)
         self.until(self._listens)
 
     def _listens(self) -> bool:
@@ -99,9 +120,12 @@ class Town:
         assert connection is not None
         return ask_host(connection.detach(), method, params)
 
+    def command(self, *args: str) -> list[str]:
+        return command(self.home, self.engine, *args, program=self.program)
+
     def says(self, *args: str) -> str:
         """What a command prints."""
-        done = nanoclaw(self.home, self.engine, *args, env=self.env)
+        done = nanoclaw(self.home, self.engine, *args, env=self.env, program=self.program)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -166,20 +190,25 @@ class Town:
         self.host.wait(30)
 
     def close(self) -> None:
-        if self.host is not None and self.host.poll() is None:
-            self.stop()
-        self.server.close()
+        try:
+            if self.host is not None and self.host.poll() is None:
+                self.stop()
+        finally:
+            if self.host is not None:
+                self.kill()
+            self.server.close()
 
 
 @contextlib.contextmanager
-def town(folder: Path, engine: str = "bubblewrap", settings: str = "", *, linked: bool = True) -> Iterator[Town]:
+def town(
+    folder: Path, engine: str = "bubblewrap", settings: str = "", *, linked: bool = True, make: Make = of_source
+) -> Iterator[Town]:
     """A host that runs; the test is skipped, with the reason, where something for it is missing."""
     if reason := whatsapp_server.missing():
         whatsapp_server.unavailable(reason)
     require_engine(engine)
-    built_image()
     folder.mkdir(exist_ok=True)
-    made = Town(folder, engine, settings)
+    made = Town(folder, engine, settings, make)
     try:
         made.start()
         if linked:
