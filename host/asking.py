@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from host import calls, intake
+from host import calls
 from host.credentials import Scrubber
 from host.errors import UserError
 from host.house import House
 from host.model import Group
+from host.text import clean_text
 from runner.protocol import MIB, Call, PeerError, Refused, Result
 
 MAX_CALLS: Final = 200
@@ -39,7 +40,7 @@ class Asking:
         try:
             value = self._value(method, params)
         except UserError as e:
-            reason = intake.clean_text(scrub.scrub(" ".join([str(e), *e.hints])))
+            reason = clean_text(scrub.scrub(" ".join([str(e), *e.hints])))
             self._note("denied" if isinstance(e, calls.Denied) else "refused", f"{scrub.scrub(method)}: {reason}")
             self._send(Refused(untrusted_call.id, reason))
             return
@@ -58,6 +59,6 @@ class Asking:
         if self._count > MAX_CALLS + 1:
             return  # the first one too many is on record: more rows would only fill the disk
         try:
-            self._house.store.add_event(self._group.folder, self._turn, what, intake.clean_text(detail)[:MAX_NOTE])
+            self._house.store.add_event(self._group.folder, self._turn, what, clean_text(detail)[:MAX_NOTE])
         except UserError as e:  # the deed is done or refused already, and the agent is to know
             self._house.log.warning("cannot note a request", group=self._group.folder, why=str(e))

@@ -20,6 +20,7 @@ from host.loop import Timer
 from host.model import Group, Outgoing, Stored, TaskRun
 from host.sandbox import Gone, Sandbox
 from host.sending import Sending
+from host.text import clean_text
 from host.words import Words
 from host.zones import midnight
 from runner.protocol import (
@@ -300,7 +301,7 @@ class Attempt:
         self._fail(kind, message + where)
 
     def _fail(self, kind: str, message: str) -> None:
-        text = intake.clean_text(self._words.scrub.scrub(message))
+        text = clean_text(self._words.scrub.scrub(message))
         upto = self._upto_given()
         self._house.log.warning("turn failed", group=self.group.folder, turn=self.turn, kind=kind, why=text[:500])
         self._end(

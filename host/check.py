@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from host import intake
 from host.config import GroupSettings
 from host.errors import EngineError, UserError
 from host.gate import Gate
@@ -13,6 +12,7 @@ from host.house import House
 from host.loop import Timer
 from host.model import Endpoint, Group
 from host.sandbox import Gone, Sandbox
+from host.text import clean_text
 from runner.protocol import KIB, Bytes, Check, Checked, Close, Credit, Failed, Frame, Open, PeerError, Progress
 
 NO_MODEL: Final = Endpoint("", "", 0, tls=False)
@@ -105,4 +105,4 @@ class CheckRun:
 def _bounded(untrusted_text: str) -> str:
     if len(untrusted_text.encode()) > MAX_OUTPUT:
         raise PeerError("a check's output over the limit")
-    return intake.clean_text(untrusted_text)
+    return clean_text(untrusted_text)

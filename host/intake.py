@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any, Final
 
 from host.model import Attachment, Mention, Quoted, Stored, TaskRun
-from host.text import clean_text as clean_text  # noqa: PLC0414  # what comes in is cleaned by its name here
 from host.zones import zone_of
 from runner.protocol import MAX_TEXT
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from host import intake
 from host.credentials import Scrubber
 from host.errors import UserError
 from host.house import House
 from host.model import Group
+from host.text import clean_text
 from runner.protocol import MAX_SENT_FILE, MIB, File, PeerError, Refused, Result
 
 MAX_FILES: Final = 20
@@ -51,7 +51,7 @@ class Sending:
         try:
             self._queue(untrusted_piece, data, scrub)
         except UserError as e:
-            self._answer(Refused(untrusted_piece.id, intake.clean_text(scrub.scrub(str(e)))))
+            self._answer(Refused(untrusted_piece.id, clean_text(scrub.scrub(str(e)))))
             return
         self._answer(Result(untrusted_piece.id, {}))
 
@@ -63,7 +63,7 @@ class Sending:
         if scrub.scrub_bytes(untrusted_data) is not untrusted_data:
             raise UserError("the file holds the key of the model's endpoint, and stays here")
         name = file_name(scrub.scrub(untrusted_piece.name))
-        caption = intake.clean_text(scrub.scrub(untrusted_piece.caption)).strip()[:MAX_CAPTION]
+        caption = clean_text(scrub.scrub(untrusted_piece.caption)).strip()[:MAX_CAPTION]
         kept = keep(self._house.outbox, untrusted_data)
         try:
             outgoing = self._house.store.add_file(self._group.folder, self._turn, (kept.name, name), caption)
@@ -75,7 +75,7 @@ class Sending:
 
 def file_name(untrusted_name: str) -> str:
     """What people see: one line without controls, and no path on anybody's system."""
-    clean = intake.clean_text(untrusted_name).translate(dict.fromkeys(map(ord, "/\\:\n\t"), "_"))
+    clean = clean_text(untrusted_name).translate(dict.fromkeys(map(ord, "/\\:\n\t"), "_"))
     stem, dot, ending = clean.strip(" .").rpartition(".")
     if dot and len(ending) <= 10:
         return f"{stem[:MAX_NAME]}.{ending}"

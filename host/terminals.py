@@ -15,6 +15,7 @@ from host.errors import UserError
 from host.house import OWNER
 from host.model import Group, Message, Outgoing
 from host.store import Store
+from host.text import clean_text
 
 HISTORY_LINES_MAX: Final = 200
 UNREAD_MAX: Final = 100
@@ -72,7 +73,7 @@ class Terminals:
         group = self._host.group(request.group)
         if group.channel != Console.name:
             raise UserError(f"the group {group.folder} is a {group.channel} chat", "write to it there", status=2)
-        text = intake.clean_text(request.text)
+        text = clean_text(request.text)
         if refusal := intake.check_size(text):
             raise UserError(refusal, status=2)
         sender = request.sender or OWNER

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from host import intake
 from host.credentials import Scrubber, StreamScrubber
+from host.text import clean_text
 from runner.protocol import MAX_TEXT, PeerError, Usage
 
 MAX_TRANSCRIPT_BYTES: Final = 16 * 1024 * 1024
@@ -53,7 +53,7 @@ class Words:
 
     def _tell(self, kind: str, text: str) -> None:
         if text:
-            self._show(kind, intake.clean_text(text))
+            self._show(kind, clean_text(text))
 
     def said(self, untrusted_text: str) -> str:
         """A text for the chat; there may be no more than so many."""
@@ -73,4 +73,4 @@ class Words:
     def checked(self, untrusted_text: str) -> str:
         if len(untrusted_text.encode()) > MAX_TEXT:
             raise PeerError("a text over the limit")
-        return intake.clean_text(self.scrub.scrub(untrusted_text)).strip()
+        return clean_text(self.scrub.scrub(untrusted_text)).strip()

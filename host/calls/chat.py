@@ -7,6 +7,7 @@ from typing import Any, Final
 from host import intake
 from host.calls.base import Caller, Desk, Method, Param
 from host.errors import UserError
+from host.text import clean_text
 from runner.protocol import MAX_TEXT
 
 MAX_EMOJI: Final = 16
@@ -17,7 +18,7 @@ KEYCAP: Final = "\u20e3"
 
 
 def send(desk: Desk, caller: Caller, target: str, params: dict[str, Any]) -> dict[str, Any]:
-    text = intake.clean_text(params["text"]).strip()
+    text = clean_text(params["text"]).strip()
     if not text:
         raise UserError("the text is empty", status=2)
     desk.deliver(desk.store.add_say(target, "", text))

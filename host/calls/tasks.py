@@ -6,10 +6,11 @@ import secrets
 from dataclasses import replace
 from typing import Any, Final
 
-from host import intake, schedule
+from host import schedule
 from host.calls.base import Caller, Desk, Method, Param
 from host.errors import UserError
 from host.model import Task
+from host.text import clean_text
 
 MAX_PROMPT: Final = 16 * 1024
 SHOWN_RUNS: Final = 10
@@ -167,7 +168,7 @@ def _task(desk: Desk, task_id: str) -> Task:
 
 
 def _prompt(untrusted_text: str) -> str:
-    text = intake.clean_text(untrusted_text).strip()
+    text = clean_text(untrusted_text).strip()
     if not text:
         raise UserError("the prompt is empty", "say what is to be done", status=2)
     return text

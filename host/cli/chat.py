@@ -14,12 +14,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from host import control, intake
+from host import control
 from host.cli.editor import Editor, Interrupt, Leave, Line
 from host.cli.out import note, paint, report, terminal_width
 from host.cli.session import Connection, Event, check_group, sender_of, why_not_called
 from host.loop import Loop
-from host.text import columns
+from host.text import clean_text, columns
 from runner.protocol import MAX_TEXT
 
 HISTORY_LINES: Final = 20
@@ -200,7 +200,7 @@ class Talk:
             self._screen.say("nothing is running; Ctrl-D leaves", "2")
 
     def _send(self, text: str) -> None:
-        if not intake.clean_text(text).strip():
+        if not clean_text(text).strip():
             return
         message = uuid.uuid4().hex
         self._trouble = ""

@@ -16,6 +16,7 @@ from host.config import Home
 from host.errors import UserError
 from host.lines import JsonLines
 from host.loop import Loop, Pipe
+from host.text import clean_text
 from runner.protocol import PeerError
 
 # The host is this program, but a line of it may hold a whole conversation.
@@ -157,7 +158,7 @@ def read_message(argument: str) -> str:
         text = read_stdin() if argument == "-" else argument.encode("utf-8", "surrogateescape").decode("utf-8")
     except UnicodeDecodeError as e:
         raise UserError(f"the message is not UTF-8 text (byte {e.start})", "convert it, or send it as a file") from e
-    if not intake.clean_text(text).strip():
+    if not clean_text(text).strip():
         raise UserError("the message is empty", status=2)
     return text
 

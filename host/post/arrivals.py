@@ -12,12 +12,13 @@ from typing import Final
 
 from channel import wire
 from channel.wire import Deleted, Edited, Failed, Frame, PeerError, Reaction
-from host import intake, naming
+from host import naming
 from host.channels.program import Answer, Program
 from host.errors import UserError
 from host.loop import Timer
 from host.model import Attachment, Group, Mention, Message, Quoted
 from host.post.desk import Desk, one_line, stored_id
+from host.text import clean_text
 
 MAX_WAITING: Final = 20_000
 """Most arrivals that wait for an earlier one's files. A channel that brings more is started again: it keeps what it
@@ -113,7 +114,7 @@ class Arrivals:
         about = Quoted(plain.id, "", "")
         match untrusted:
             case Edited():
-                text = intake.clean_text(untrusted.text)
+                text = clean_text(untrusted.text)
                 mark = hashlib.sha256(text.encode()).hexdigest()[:16]
                 number = stored_id(chat, untrusted.id, "edit", str(untrusted.at), mark)
                 return replace(plain, id=number, kind="edit", text=text, quoted=about)
@@ -121,15 +122,15 @@ class Arrivals:
                 return replace(plain, id=stored_id(chat, untrusted.id, "deletion"), kind="deletion", quoted=about)
             case Reaction():
                 number = stored_id(chat, untrusted.id, "reaction", sender, str(untrusted.at))
-                emoji = intake.clean_text(untrusted.emoji)[:32]
+                emoji = clean_text(untrusted.emoji)[:32]
                 return replace(plain, id=number, kind="reaction", text=emoji, quoted=about)
             case _:
                 old = time.time() - untrusted.at > self._desk.settings.max_age_seconds
                 quoted = None
                 if (q := untrusted.quoted) is not None:
-                    text = intake.clean_text(q.text)[:EXCERPT]
+                    text = clean_text(q.text)[:EXCERPT]
                     quoted = Quoted(stored_id(chat, q.id), self._person(q.sender) if q.sender else "", text)
-                text = intake.clean_text(untrusted.text)
+                text = clean_text(untrusted.text)
                 mentions = self._mentions(plain, text, untrusted.mentions)
                 context_only = untrusted.history or old
                 return replace(plain, text=text, context_only=context_only, quoted=quoted, mentions=mentions)
@@ -202,7 +203,7 @@ class Arrivals:
 
     def _keep(self, group: Group, message: Message, named: Attachment, data: bytes, answer: Answer) -> Attachment:
         if isinstance(answer, Failed):
-            return replace(named, why=f"it could not be fetched: {intake.clean_text(answer.text)[:EXCERPT]}")
+            return replace(named, why=f"it could not be fetched: {clean_text(answer.text)[:EXCERPT]}")
         try:
             kept = self._desk.inbox.keep(group.folder, named.name, message.sent_at, data)
         except UserError as e:

@@ -8,12 +8,13 @@ from typing import Final
 
 from channel import wire
 from channel.wire import Done, Frame
-from host import intake, naming
+from host import naming
 from host.channels.program import Answer, Program
 from host.errors import UserError
 from host.loop import Timer
 from host.model import Outgoing
 from host.post.desk import Desk, channels_id, stored_id
+from host.text import clean_text
 
 SEND_SECONDS: Final = 600.0
 """A channel paces what it sends, so that its service does not take the account for a machine's."""
@@ -154,7 +155,7 @@ class Delivery:
             elif answer.retry == wire.NEVER or outgoing.attempts >= (
                 MAX_REACTIONS if outgoing.reaction else len(TRIES)
             ):
-                self._give_up(outgoing, intake.clean_text(answer.text) or answer.reason)
+                self._give_up(outgoing, clean_text(answer.text) or answer.reason)
                 return
             else:
                 wait = max(float(answer.retry), TRIES[min(outgoing.attempts, len(TRIES) - 1)])

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from host import intake
 from host.config.channels import ChannelSettings
 from host.inbox import Inbox
 from host.log import Log
 from host.loop import Loop
 from host.model import Message
 from host.store import Store
+from host.text import clean_text
 
 
 @dataclass(frozen=True)
@@ -46,4 +46,4 @@ def channels_id(message: Message) -> str:
 
 def one_line(untrusted_name: str) -> str:
     """One line, short: a name is for reading, and never identity."""
-    return " ".join(intake.clean_text(untrusted_name).split())[:100]
+    return " ".join(clean_text(untrusted_name).split())[:100]

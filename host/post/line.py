@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from channel import wire
 from channel.wire import Deleted, Done, Edited, Frame, PeerError, Reaction
-from host import intake
 from host.channels.program import Answer, Command, Program
 from host.loop import Timer
 from host.model import Message, Outgoing
 from host.post.arrivals import Arrivals
 from host.post.delivery import Delivery
 from host.post.desk import Desk, channels_id
+from host.text import clean_text
 
 LINK_SECONDS: Final = 900.0
 TYPING_SECONDS: Final = 15.0
@@ -100,7 +100,7 @@ class Line:
 
     def _tell_trouble(self, untrusted_why: str) -> None:
         """Once for each change, however often the channel repeats it."""
-        why = " ".join(intake.clean_text(untrusted_why).split())
+        why = " ".join(clean_text(untrusted_why).split())
         if why != self._told:
             self._told = why
             self._desk.log.warning("channel out of service", channel=self.name, why=why)
@@ -191,4 +191,4 @@ class Line:
 
 def _why(answer: Answer) -> str:
     assert isinstance(answer, wire.Failed)
-    return intake.clean_text(answer.text) or answer.reason
+    return clean_text(answer.text) or answer.reason

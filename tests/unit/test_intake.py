@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from host.intake import (
     calls,
     check_size,
-    clean_text,
     fit_history,
     outline,
     render,
@@ -24,6 +23,7 @@ from host.intake import (
     well_formed,
 )
 from host.model import Message, Stored, Task, TaskRun
+from host.text import clean_text
 from runner.protocol import MAX_TEXT
 
 NOON = 1_772_366_400.0  # 2026-03-01 12:00 UTC, a Sunday
