@@ -8,17 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from host import control
 from host.channels import whatsapp as channel
 from host.doctor.subject import Subject
 from host.doctor.words import Finding, failure, ok, warning
 from host.errors import UserError
-from host.lines import JsonLines
-from runner.protocol import PeerError
 
 NAME: Final = "whatsapp"
-ANSWER_BYTES: Final = 4 * 1024 * 1024
-ANSWER_SECONDS: Final = 10.0
 # Where the library, which is Go, looks for the authorities that it trusts (crypto/x509/root_linux.go).
 AUTHORITIES: Final = (
     "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
@@ -52,8 +47,8 @@ def whatsapp(subject: Subject) -> Iterator[Finding]:
         yield failure(NAME, "this machine trusts no authority for TLS, so WhatsApp cannot be reached",
                       "install ca-certificates")  # fmt: skip
     yield _library(subject)
-    if subject.host_runs and account is not None:
-        yield _state(_told(subject))
+    if subject.status is not None and account is not None:
+        yield _state(subject.status["channels"].get(channel.NAME))
 
 
 def _library(subject: Subject) -> Finding:
@@ -84,20 +79,3 @@ def _state(line: dict[str, Any] | None) -> Finding:
     if line["reason"] in MENDING:
         return failure(NAME, shown, MENDING[line["reason"]])
     return warning(NAME, shown, "it tries again by itself; is there a network?")
-
-
-def _told(subject: Subject) -> dict[str, Any] | None:
-    """What the host that runs says of it; None if nothing."""
-    connection = control.connect(subject.home.data / "host.sock")
-    if connection is None:
-        return None
-    lines = JsonLines(ANSWER_BYTES)
-    with contextlib.closing(connection), contextlib.suppress(OSError, PeerError):
-        connection.settimeout(ANSWER_SECONDS)
-        connection.sendall(control.encode_request(control.Status()))
-        while data := connection.recv(65536):
-            for event in lines.feed(data):
-                if event["event"] == "status":
-                    found: dict[str, Any] | None = event["channels"].get(channel.NAME)
-                    return found
-    return None

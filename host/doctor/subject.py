@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from host.config import Config, Home
 from host.engines.base import Engine
@@ -28,6 +29,8 @@ class Subject:
     engine: Engine | None = None
     enforcement: Enforcement | None = None
     host_runs: bool = False
+    status: dict[str, Any] | None = None
+    """What the host that runs says of itself, as `status` is told it; None where it does not answer too."""
 
     @property
     def settings(self) -> Config:

@@ -25,6 +25,7 @@ from host.doctor import machine as machines
 from host.doctor import outside as outsides
 from host.errors import EngineError
 from host.house import registered
+from host.lines import encode_line
 from host.model import Endpoint
 from host.store import Store
 
@@ -373,13 +374,14 @@ def test_a_host_that_answers_is_well_and_told_by_its_pid(subject: Subject, liste
         connection, _ = listening.accept()
         with connection:
             if connection.recv(4096) == control.encode_request(control.Status()):
-                connection.sendall(b"{}\n")
+                connection.sendall(encode_line({"event": "status", "channels": {}}))
 
     thread = threading.Thread(target=answer, daemon=True)
     thread.start()
     finding = found(homes.host(subject), "host")
     thread.join(5)
     assert (finding.state, "(pid 4711)" in finding.found, subject.host_runs) == (OK, True, True)
+    assert subject.status == {"event": "status", "channels": {}}
 
 
 def test_a_host_that_hangs_is_a_failure(

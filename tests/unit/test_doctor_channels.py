@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import sqlite3
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,6 @@ from host.cli import status
 from host.config import Home, prepare
 from host.config.channels import ChannelSettings
 from host.doctor import FAILURE, OK, WARNING, Finding, Subject, channels, outside
-from host.lines import encode_line
 
 
 @pytest.fixture
@@ -106,27 +102,6 @@ def test_a_machine_that_trusts_nobody_is_a_failure(
 STATE = {"state": "connected", "why": "", "reason": "", "program": "neonize 9", "account": None, "restarts": 0}
 
 
-@contextlib.contextmanager
-def host(subject: Subject, line: dict[str, Any] | None) -> Iterator[None]:
-    """One that runs, and says this of the channel."""
-    server = socket.socket(socket.AF_UNIX)
-    server.bind(str(subject.home.data / "host.sock"))
-    server.listen()
-    subject.host_runs = True
-
-    def answer() -> None:
-        connection, _ = server.accept()
-        with contextlib.closing(connection):
-            connection.recv(4096)
-            connection.sendall(encode_line({"event": "status", "channels": {"whatsapp": line} if line else {}}))
-
-    thread = threading.Thread(target=answer)
-    thread.start()
-    yield
-    thread.join()
-    server.close()
-
-
 @pytest.mark.parametrize(
     ("line", "state", "next_step"),
     [
@@ -144,8 +119,8 @@ def test_how_it_is_the_host_that_runs_says(
     subject: Subject, line: dict[str, Any] | None, state: str, next_step: str
 ) -> None:
     linked(subject)
-    with host(subject, line):
-        *_, last = found(subject)
+    subject.status = {"event": "status", "channels": {"whatsapp": line} if line else {}}
+    *_, last = found(subject)
     assert last.state == state
     assert next_step in last.next
     assert line is None or line["why"] in last.found
