@@ -69,6 +69,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--engine", default="auto", help="docker, bubblewrap, or auto: the first that works (default)")
     made.add_argument("--rounds", type=int, default=ROUNDS, help=f"how often what is quick is repeated ({ROUNDS})")
     made.add_argument("--only", choices=MEASUREMENTS, help="one measurement")
+    made.add_argument(
+        "--long", action="store_true", help=f"whatsapp: all {whatsapp.MESSAGES} messages, however long they take"
+    )
     made.add_argument("--json", action="store_true", help="print JSON, for programs")
     return made
 
@@ -80,7 +83,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Ground:
     if engine.wants_rootfs:
         parcels.unpack_rootfs(found, progress)
     engine.load(found, progress)
-    return Ground(engine, enforcement, found, cache / "image", folder, max(1, args.rounds), progress)
+    return Ground(engine, enforcement, found, cache / "image", folder, max(1, args.rounds), progress, args.long)
 
 
 def measure(ground: Ground, names: list[str]) -> tuple[list[Row], dict[str, str]]:

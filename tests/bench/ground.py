@@ -31,6 +31,8 @@ class Ground:
     """Made for this run, removed after it."""
     rounds: int
     say: Callable[[str], None]
+    long: bool = False
+    """Whether what takes minutes is measured to its end."""
 
     def home(self, name: str, model_url: str = "", settings: str = "") -> Path:
         """A home with the image in its cache, and this endpoint; without one, the rehearsal answers."""
