@@ -4,10 +4,13 @@ What a file is called there and what it is are our words; what the sender said o
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import hashlib
 import os
 import re
 import secrets
+import stat
 import time
 import unicodedata
 from dataclasses import dataclass
@@ -60,22 +63,22 @@ def type_of(data: bytes, claimed_name: str) -> tuple[str, str]:
             return (kind, claimed) if ending == "zip" and claimed in OFFICE else (kind, ending)
     head = data[:4096]
     with contextlib.suppress(UnicodeDecodeError):
-        # The last character may be cut in two.
-        head[: len(head) - 3 if len(data) > len(head) else None].decode()
+        # The last character of what was looked at may be cut in two.
+        codecs.getincrementaldecoder("utf-8")().decode(head, final=len(head) == len(data))
         if b"\0" not in head:
             return "text/plain", claimed if claimed in TEXT else "txt"
     return "application/octet-stream", "bin"
 
 
-def file_name(untrusted_name: str, ending: str, sent_at: float) -> str:
-    """Ours: the day, what is left of the sender's name for it, something that no other file has."""
+def file_name(untrusted_name: str, ending: str, sent_at: float, mark: str) -> str:
+    """Ours: the day, what is left of the sender's name for it, and `mark`, which no other file has."""
     stem = unicodedata.normalize("NFKC", untrusted_name).rpartition(".")[0] or untrusted_name
     clean = NOT_KEPT.sub("-", stem).strip("-._")[:MAX_STEM]
     try:
         day = time.strftime("%Y-%m-%d", time.gmtime(sent_at))
     except (ValueError, OverflowError, OSError):  # the sender's clock says what it likes
         day = "undated"
-    return "-".join([day, *([clean] if clean else []), secrets.token_hex(4)]) + f".{ending}"
+    return "-".join([day, *([clean] if clean else []), mark]) + f".{ending}"
 
 
 class Inbox:
@@ -94,12 +97,17 @@ class Inbox:
             used = 0
         return max(0, self._most - used)
 
-    def keep(self, group: str, untrusted_name: str, sent_at: float, data: bytes) -> Kept:
-        """Write it; on disk when this returns. `UserError` if there is no room."""
+    def keep(self, group: str, untrusted_name: str, sent_at: float, data: bytes, about: str) -> Kept:
+        """Write it; on disk when this returns. `UserError` if there is no room. `about`: whose it is and which of
+        theirs; who was killed before that was on record brings the same again, and does not leave two."""
         kind, ending = type_of(data, untrusted_name)
-        name = file_name(untrusted_name, ending, sent_at)
         try:
             place = own_folder(self._folder / group, "/workspace/inbox", True, *self._owner).source
+            name = file_name(untrusted_name, ending, sent_at, hashlib.sha256(about.encode()).hexdigest()[:8])
+            if _has(place / name, data):
+                return Kept(name, kind, len(data))
+            if os.path.lexists(place / name):  # the agent may write there
+                name = file_name(untrusted_name, ending, sent_at, secrets.token_hex(4))
             fd = os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as e:
             raise UserError(f"the file cannot be kept: {e.strerror}") from e
@@ -121,3 +129,22 @@ class Inbox:
         if name and "/" not in name and name not in {".", ".."}:
             with contextlib.suppress(OSError):
                 (self._folder / group / name).unlink()
+
+
+def _has(path: Path, data: bytes) -> bool:
+    """Whether there is a file of this name with this in it, on disk when this returns."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        seen = os.fstat(fd)
+        if not stat.S_ISREG(seen.st_mode) or seen.st_size != len(data):
+            return False
+        with open(fd, "rb", closefd=False) as file:
+            if file.read() != data:
+                return False
+        os.fsync(fd)
+        return True
+    finally:
+        os.close(fd)

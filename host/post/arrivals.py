@@ -185,7 +185,7 @@ class Arrivals:
 
         def answered(answer: Answer) -> None:
             if self._waiting and self._program.hello is not None:  # else it ended meanwhile, and brings it again
-                had.append(self._keep(group, message, named, bytes(data), answer))
+                had.append(self._keep(group, message, named, bytes(data), answer, len(had)))
                 self._fetch(message, files, had)
 
         self._program.request(
@@ -201,11 +201,13 @@ class Arrivals:
             return "the group's inbox is full"
         return ""
 
-    def _keep(self, group: Group, message: Message, named: Attachment, data: bytes, answer: Answer) -> Attachment:
+    def _keep(
+        self, group: Group, message: Message, named: Attachment, data: bytes, answer: Answer, position: int
+    ) -> Attachment:
         if isinstance(answer, Failed):
             return replace(named, why=f"it could not be fetched: {clean_text(answer.text)[:EXCERPT]}")
         try:
-            kept = self._desk.inbox.keep(group.folder, named.name, message.sent_at, data)
+            kept = self._desk.inbox.keep(group.folder, named.name, message.sent_at, data, f"{message.id} {position}")
         except UserError as e:
             return replace(named, why=str(e))
         return replace(named, type=kept.type, bytes=kept.bytes, path=kept.name)
