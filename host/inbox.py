@@ -21,6 +21,8 @@ from host.errors import UserError
 from host.pool import own_folder
 
 MAX_STEM: Final = 60
+PART: Final = ".part"
+"""What a killed host was writing."""
 NOT_KEPT: Final = re.compile(r"[^\w.-]+")
 
 # First bytes → MIME type and ending. The offset of each is 0 unless it is given. Sources: the formats' own
@@ -92,25 +94,33 @@ class Inbox:
         """Bytes that still fit."""
         place = self._folder / group
         try:
-            used = sum(each.stat(follow_symlinks=False).st_size for each in os.scandir(place))
+            used = sum(each.stat(follow_symlinks=False).st_size for each in os.scandir(place) if each.name != PART)
         except FileNotFoundError:
             used = 0
         return max(0, self._most - used)
 
     def keep(self, group: str, untrusted_name: str, sent_at: float, data: bytes, about: str) -> Kept:
-        """Write it; on disk when this returns. `UserError` if there is no room. `about`: whose it is and which of
-        theirs; who was killed before that was on record brings the same again, and does not leave two."""
+        """Write it; on disk, and whole, when this returns. `UserError` if there is no room. `about`: whose it is and
+        which of theirs; who was killed before that was on record brings the same again, and does not leave two."""
         kind, ending = type_of(data, untrusted_name)
+        # Long enough that nobody finds an id whose file would be another's: it goes when that message is taken back.
+        name = file_name(untrusted_name, ending, sent_at, hashlib.sha256(about.encode()).hexdigest()[:24])
         try:
             place = own_folder(self._folder / group, "/workspace/inbox", True, *self._owner).source
-            name = file_name(untrusted_name, ending, sent_at, hashlib.sha256(about.encode()).hexdigest()[:8])
             if _has(place / name, data):
                 return Kept(name, kind, len(data))
-            if os.path.lexists(place / name):  # the agent may write there
-                name = file_name(untrusted_name, ending, sent_at, secrets.token_hex(4))
-            fd = os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            if os.path.lexists(place / name):  # it is another's word that the same comes twice
+                name = file_name(untrusted_name, ending, sent_at, secrets.token_hex(12))
+            self._write(place, name, data)
         except OSError as e:
             raise UserError(f"the file cannot be kept: {e.strerror}") from e
+        return Kept(name, kind, len(data))
+
+    def _write(self, place: Path, name: str, data: bytes) -> None:
+        """Under a name that the next file takes too, until it is whole."""
+        part = place / PART
+        part.unlink(missing_ok=True)
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with open(fd, "wb") as file:  # noqa: PTH123 (it is a descriptor)
                 if os.geteuid() == 0:
@@ -118,11 +128,16 @@ class Inbox:
                 file.write(data)
                 file.flush()
                 os.fsync(fd)
-        except OSError as e:
+            part.rename(place / name)
+            folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError:
             with contextlib.suppress(OSError):
-                (place / name).unlink()
-            raise UserError(f"the file cannot be kept: {e.strerror}") from e
-        return Kept(name, kind, len(data))
+                part.unlink(missing_ok=True)
+            raise
 
     def remove(self, group: str, name: str) -> None:
         """What was taken back in the chat goes here too."""

@@ -48,7 +48,7 @@ def whatsapp(subject: Subject) -> Iterator[Finding]:
                       "install ca-certificates")  # fmt: skip
     yield _library(subject)
     if subject.status is not None and account is not None:
-        yield _state(subject.status["channels"].get(channel.NAME))
+        yield _state(subject.status.get("channels", {}).get(channel.NAME))
 
 
 def _library(subject: Subject) -> Finding:

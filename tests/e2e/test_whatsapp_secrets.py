@@ -89,6 +89,7 @@ def test_the_program_knows_no_key_though_a_turn_that_it_brought_used_one(place: 
     assert b"ANTHROPIC" not in environment
     # Its open files: its own folder, the library's, the socket, the log's pipe.
     files = {str(fd.readlink()) for fd in Path(f"/proc/{child}/fd").iterdir() if fd.is_symlink()}
+    assert str(place.home / "data/whatsapp/session.db") in files, "they are seen at all"
     strange = {
         f for f in files if f.startswith(str(place.home)) and not f.startswith(str(place.home / "data/whatsapp"))
     }

@@ -100,7 +100,8 @@ def send(frame: dict[str, Any], waiting: dict[int, int]) -> None:
 
 
 PLAY: list[str] = []
-"""What becomes of linking: codes, and at last `linked`, or `failed` and why not; without either it goes on."""
+"""What becomes of linking: codes, and at last `linked`, or `failed` and why not; without either it goes on. `seen`: not
+before somebody opened the pipe of that name to write."""
 CHATS: list[dict[str, Any]] = []
 OPEN: list[int] = []
 """The linking that goes on."""
@@ -135,7 +136,10 @@ def link(number: int, phone: str) -> None:
         return
     kind = "code" if phone else "qr"
     for step in PLAY:
-        if step == "linked":
+        if step == "seen":
+            os.mkfifo("seen")
+            Path("seen").read_bytes()
+        elif step == "linked":
             Path("linked").touch()
             say(frame="linked", account=ME)
             say(frame="done", id=number)

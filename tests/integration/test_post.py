@@ -3,7 +3,9 @@ either side is neither lost nor said twice."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -184,7 +186,12 @@ def test_of_an_unknown_chat_only_that_it_wrote_is_kept(start: Callable[..., Fake
     home.until(lambda: line.kept == 1)
     assert KnownChat("fake", "1@g", "The family", "group", "") in home.store.messages.chats()
     assert line.got("fetch") == []
-    assert "a secret" not in (home.home.data / "nanoclaw.db").read_bytes().decode(errors="replace")
+    database = home.home.data / "nanoclaw.db"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    written = database.read_bytes()
+    assert b"The family" in written, "what is stored is found there"
+    assert b"a secret" not in written
 
 
 def test_files_are_in_the_inbox_before_the_agent_is_called(start: Callable[..., FakeHome], line: Line) -> None:
@@ -214,6 +221,7 @@ def test_a_message_that_is_taken_back_takes_its_file_along(start: Callable[..., 
     line.says(frame="deleted", id="m1")
     home = start("ignores_everything")
     home.until(lambda: line.kept == 2)
+    assert len(line.got("fetch")) == 1
     assert list((home.home.data / "inbox/family").iterdir()) == []
     assert [message.text for message in stored(home)] == [""]
 
@@ -223,12 +231,14 @@ def test_edits_reactions_and_history_are_followed_and_call_nobody(start: Callabl
     line.says("before", history=True)
     line.says("at seven", frame="edited", id="m2")
     line.says(frame="reaction", id="m1", emoji="👍")
+    line.says("and you?")
     home = start()
-    home.until(lambda: line.kept == 4)
-    assert [(message.kind, message.text) for message in stored(home)] == [
-        ("message", "long ago"), ("message", "at seven"), ("reaction", "👍")
-    ]  # fmt: skip
-    assert line.got("send") == []
+    home.until(lambda: line.got("send"))
+    assert [each["quote"]["id"] for each in line.got("send")] == ["m5"], "who called is the one who is answered"
+    with contextlib.closing(sqlite3.connect(home.home.data / "nanoclaw.db")) as connection:
+        assert connection.execute("SELECT kind, text FROM messages WHERE channel = 'fake' ORDER BY seq").fetchall() == [
+            ("message", "long ago"), ("message", "at seven"), ("reaction", "👍"), ("message", "and you?")
+        ]  # fmt: skip
 
 
 def test_one_person_s_two_ids_are_one_sender(start: Callable[..., FakeHome], line: Line) -> None:

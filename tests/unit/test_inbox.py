@@ -53,7 +53,18 @@ def test_one_that_comes_again_after_a_crash_is_not_there_twice(inbox: Inbox, pla
     assert len({first.name, *others}) == len(list(place.iterdir())) == 3
 
 
-def test_what_the_agent_put_in_its_place_stays(inbox: Inbox, place: Path, tmp_path: Path) -> None:
+def test_what_a_killed_host_was_writing_is_gone_with_the_next_file(inbox: Inbox, place: Path) -> None:
+    first = inbox.keep("family", "cat.png", NOON, PNG, "m1 0")
+    (place / first.name).rename(place / ".part")  # as it is before it is whole
+    (place / ".part").write_bytes(PNG[:10])
+    assert inbox.room("family") == 1000
+    assert inbox.keep("family", "cat.png", NOON, PNG, "m1 0") == first
+    assert [path.name for path in place.iterdir()] == [first.name]
+    assert (place / first.name).stat().st_mode & 0o777 == 0o600
+    assert inbox.room("family") == 1000 - len(PNG)
+
+
+def test_what_else_has_its_name_stays(inbox: Inbox, place: Path, tmp_path: Path) -> None:
     names = [inbox.keep("family", "cat.png", NOON, PNG, f"m{n} 0").name for n in range(4)]
     for name in names:
         (place / name).unlink()

@@ -119,6 +119,9 @@ def test_cutting_never_breaks_a_character(text: str, limit: int) -> None:
     out = media.cut(text, limit)
     assert len(out.encode()) <= limit
     assert text.encode("utf-8", "replace").decode().startswith(out)
+    assert out == text.encode("utf-8", "replace").decode() or len(out.encode()) > limit - 4, (
+        "no more than one character"
+    )
 
 
 def test_memory_is_bounded_and_repeats_stay() -> None:
