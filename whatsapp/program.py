@@ -61,7 +61,7 @@ class Program:
         """Held while the spool is used; notified when it has room."""
         self._names: dict[str, str] = {}
         self._lid_chats: set[str] = set()
-        self._seen = Recent(10_000)
+        self._seen = Recent(2_000)
         self._directory = Directory(self._look_up)
         self._reader = Reader(Pair(), self._directory, self._names)
         self._outgoing = Outgoing(speech.say, self._directory, self._lid_chats, manners)

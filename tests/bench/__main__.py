@@ -70,7 +70,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, default=ROUNDS, help=f"how often what is quick is repeated ({ROUNDS})")
     made.add_argument("--only", choices=MEASUREMENTS, help="one measurement")
     made.add_argument(
-        "--long", action="store_true", help=f"whatsapp: all {whatsapp.MESSAGES} messages, however long they take"
+        "--long",
+        action="store_true",
+        help=f"whatsapp: all {whatsapp.MESSAGES} messages, however long they take; more starts",
     )
     made.add_argument("--json", action="store_true", help="print JSON, for programs")
     return made

@@ -45,20 +45,28 @@ def whatsapp(ground: Ground) -> list[Row]:
 
 
 def starts(ground: Ground, place: Town) -> Row:
-    """The same home with the account's folder and without it, in turns."""
-    session = place.home / "data" / "whatsapp"
-    away = session.with_name("away")
-    linked, plain = [], []
-    for _ in ground.repeat(ground.rounds, SECONDS):
+    """The same home with the account's folder and without it, each as often the first."""
+    linked, plain = list[float](), list[float]()
+    for at in ground.repeat(ground.rounds, SECONDS * (3 if ground.long else 1)):
+        if at % 2:
+            plain.append(start_without(place))
         linked.append(start(place))
-        session.rename(away)
-        plain.append(start(place))
-        # A program that was ended while it began may have made its folder anew.
-        shutil.rmtree(session, ignore_errors=True)
-        away.rename(session)
+        if not at % 2:
+            plain.append(start_without(place))
     one, other = Samples.of(linked, 1000), Samples.of(plain, 1000)
     details = (f"with: {one.described()}", f"without: {other.described()}; {load()}")
     return Row("host's start with WhatsApp, over without", ratio(one.median, other.median), TIMES, START_AIM, details)
+
+
+def start_without(place: Town) -> float:
+    session = place.home / "data" / "whatsapp"
+    away = session.with_name("away")
+    session.rename(away)
+    seconds = start(place)
+    # A program that was ended while it began may have made its folder anew.
+    shutil.rmtree(session, ignore_errors=True)
+    away.rename(session)
+    return seconds
 
 
 def start(place: Town) -> float:
