@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import struct
+import time
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ LINE_LIMIT: Final = 6 * MAX_TEXT + 4096
 # A client that does not read (a suspended terminal) is dropped at this many waiting bytes; it can ask again.
 WRITE_LIMIT: Final = 8 * 1024 * 1024
 MAX_CLIENTS: Final = 64
+STATUS_BYTES: Final = 4 * 1024 * 1024
 SUN_PATH_MAX: Final = 100  # bytes; 108 on Linux, 104 on macOS, less a little
 
 
@@ -224,6 +226,25 @@ def connect(path: Path) -> socket.socket | None:
         connection.close()
         raise
     return connection
+
+
+def status_of(connection: socket.socket, seconds: float) -> dict[str, Any] | None:
+    """What the host at the other end says of itself; None if nothing within `seconds`, or nothing that is understood:
+    it hangs, went away just now, or is of another version."""
+    until = time.monotonic() + seconds
+    lines = JsonLines(STATUS_BYTES)
+    with contextlib.suppress(OSError, PeerError):
+        connection.settimeout(seconds)
+        connection.sendall(encode_request(Status()))
+        while (left := until - time.monotonic()) > 0:
+            connection.settimeout(left)
+            data = connection.recv(65536)
+            for event in lines.feed(data):
+                if event.get("event") == "status":
+                    return event
+            if not data:
+                break
+    return None
 
 
 def peer_uid(connection: socket.socket) -> int:

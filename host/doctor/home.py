@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sqlite3
 import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
-from typing import Any, Final
+from typing import Final
 
 from host import config as configuration
 from host import control, credentials
@@ -21,11 +20,9 @@ from host.doctor.machine import clock_is_kept
 from host.doctor.subject import Subject
 from host.doctor.words import Finding, failure, ok, warning
 from host.errors import UserError
-from host.lines import JsonLines
 from host.migrations import STEPS
 from host.model import Group
 from host.store.rows import GROUP, as_group
-from runner.protocol import PeerError
 
 MIB: Final = 1024 * 1024
 FEW_BYTES: Final = 200 * MIB
@@ -41,7 +38,6 @@ SET: Final = "set it: sudo timedatectl set-ntp true"
 QUICK_SECONDS: Final = 10.0
 QUICK_STEPS: Final = 10_000
 """Of SQLite's machine, from one look at the time to the next."""
-STATUS_BYTES: Final = 4 * 1024 * 1024
 HOST_SECONDS: Final = 10.0
 """A host that starts a sandbox, or waits for its database, answers a little later."""
 
@@ -260,26 +256,13 @@ def host(subject: Subject) -> Iterator[Finding]:
         return
     subject.host_runs = True
     with contextlib.closing(connection):
-        subject.status = _status(connection)
+        subject.status = control.status_of(connection, HOST_SECONDS)
     pid = _holder(subject.home.data / "host.lock")
     if subject.status is not None:
         yield ok("host", f"one runs for this home{f' (pid {pid})' if pid else ''}")
     else:
         yield failure("host", f"one runs{f' (pid {pid})' if pid else ''} and does not answer",
                       f"look at {subject.home.data / 'log'}; to end it: kill {pid or 'PID'}")  # fmt: skip
-
-
-def _status(connection: socket.socket) -> dict[str, Any] | None:
-    """What it answers; None if nothing in time, or nothing that is understood."""
-    connection.settimeout(HOST_SECONDS)
-    lines = JsonLines(STATUS_BYTES)
-    with contextlib.suppress(OSError, PeerError):  # too late, it went away just now, or it is of another version
-        connection.sendall(control.encode_request(control.Status()))
-        while data := connection.recv(65536):
-            for event in lines.feed(data):
-                if event.get("event") == "status":
-                    return event
-    return None
 
 
 def _holder(lock: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -180,6 +181,17 @@ def test_a_host_that_is_stopped_while_people_write_loses_nothing(tmp_path: Path)
         place.until(lambda: stored(place) == len(ids))
         found = rows(place.home, "SELECT id FROM messages WHERE channel = 'whatsapp'")
         assert Counter(str(row[0]).rpartition(" ")[2] for row in found) == Counter(ids)
+
+
+def test_a_signal_to_all_of_the_hosts_processes_is_for_the_host(tmp_path: Path) -> None:
+    with town(tmp_path / "town") as place:
+        place.register("family")
+        child = place.child
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(child, number)
+        place.until_stored(place.writes("are you there?"))
+        assert place.child == child
+        place.stop()
 
 
 Write = Callable[[int], list[str]]

@@ -236,8 +236,9 @@ def test_edits_reactions_and_history_are_followed_and_call_nobody(start: Callabl
     home.until(lambda: line.got("send"))
     assert [each["quote"]["id"] for each in line.got("send")] == ["m5"], "who called is the one who is answered"
     with contextlib.closing(sqlite3.connect(home.home.data / "nanoclaw.db")) as connection:
-        assert connection.execute("SELECT kind, text FROM messages WHERE channel = 'fake' ORDER BY seq").fetchall() == [
-            ("message", "long ago"), ("message", "at seven"), ("reaction", "👍"), ("message", "and you?")
+        found = connection.execute("SELECT kind, text, context_only FROM messages WHERE channel = 'fake' ORDER BY seq")
+        assert found.fetchall() == [
+            ("message", "long ago", 1), ("message", "at seven", 1), ("reaction", "👍", 0), ("message", "and you?", 0)
         ]  # fmt: skip
 
 
