@@ -14,12 +14,9 @@ That the file as it was built refuses this server, and that a file is refused in
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,7 +24,7 @@ from tests.e2e.cli import command
 from tests.fakes import builtfile, whatsapp_server
 from tests.fakes.builtfile import Parts
 from tests.fakes.whatsapp_server import ANN, FAMILY, ME, Server
-from tests.fakes.whatsapp_town import GROUP, Make, Nanoclaw, Town, text_of, town
+from tests.fakes.whatsapp_town import GROUP, Make, Nanoclaw, Town, linking, said, text_of, town
 
 pytestmark = pytest.mark.timeout(600)
 OTHER_ROOT = bytes(range(32))
@@ -76,24 +73,6 @@ def processes(folder: Path) -> list[int]:
             if entry.name.isdigit() and Path(entry.path, "exe").readlink().is_relative_to(folder):
                 found.append(int(entry.name))
     return found
-
-
-@contextlib.contextmanager
-def linking(place: Town) -> Iterator[subprocess.Popen[str]]:
-    argv = place.command("whatsapp", "link", "--json")
-    with subprocess.Popen(argv, env=place.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def said(process: subprocess.Popen[str]) -> dict[str, Any]:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line, process.communicate()
-    record: dict[str, Any] = json.loads(line)
-    return record
 
 
 def link(place: Town) -> None:

@@ -13,14 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.e2e.cli import command, environment, nanoclaw, rows, wait_for
 from tests.fakes import whatsapp_server
 from tests.fakes.whatsapp_server import ME
-from tests.fakes.whatsapp_town import Town, ended, pidfd, python_with, town
+from tests.fakes.whatsapp_town import Town, ended, linking, pidfd, python_with, said, town
 
 MESSAGES = 500
 QUESTIONS = 5
@@ -29,22 +28,6 @@ ANSWERED_OTHERWISE = """
     LEFT JOIN turns t ON m.seq BETWEEN t.from_seq AND t.upto AND t.outcome = 'done'
     WHERE m.text LIKE '@Andy %' GROUP BY m.seq HAVING count(t.id) != 1
 """
-
-
-@contextlib.contextmanager
-def linking(place: Town, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """`nanoclaw whatsapp link --json`, as it runs."""
-    argv = command(place.home, place.engine, "whatsapp", "link", "--json", *args)
-    with subprocess.Popen(argv, env=place.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        yield process
-
-
-def said(process: subprocess.Popen[str]) -> dict[str, Any]:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line, process.communicate()
-    record: dict[str, Any] = json.loads(line)
-    return record
 
 
 @pytest.mark.parametrize("by", ["qr", "code"])

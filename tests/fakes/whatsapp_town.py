@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import shlex
@@ -216,6 +217,26 @@ def town(
         yield made
     finally:
         made.close()
+
+
+@contextlib.contextmanager
+def linking(place: Town, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """`nanoclaw whatsapp link --json`, as it runs."""
+    argv = place.command("whatsapp", "link", "--json", *args)
+    with subprocess.Popen(argv, env=place.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def said(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """The next thing that it says."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, process.communicate()
+    record: dict[str, Any] = json.loads(line)
+    return record
 
 
 def python_with(folder: Path, library: Path) -> Path:
