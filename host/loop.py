@@ -128,6 +128,14 @@ class Loop:
         for _ in range(len(self._soon)):  # what these add runs in the next round, so none can starve the rest
             self._soon.popleft()()
 
+    def settle(self, seconds: float) -> None:
+        """Go on until every child that is watched has ended, at most for so long."""
+        late: list[bool] = []
+        timer = self.call_later(seconds, lambda: late.append(True))
+        while self._children and not late:
+            self.step()
+        timer.cancel()
+
     def close(self) -> None:
         """Give the process's signals back. The descriptors that are still watched belong to others."""
         signal.set_wakeup_fd(self._old_wakeup)

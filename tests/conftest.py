@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +19,7 @@ from host import parcels
 from host.engines.base import Engine
 from host.engines.choice import choose
 from host.errors import EngineError, UserError
+from host.loop import Loop
 from host.model import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,6 +90,14 @@ def built_image() -> Image:
     if isinstance(found, str):
         unavailable(found)
     return found
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.settle(30)  # what the engines' programs still clear away
+    loop.close()
 
 
 @pytest.fixture

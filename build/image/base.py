@@ -106,6 +106,8 @@ def build(architecture: str, layer: IO[bytes], say: Callable[[str], None]) -> No
     try:
         with tarfile.open(fileobj=process.stdout, mode="r|") as debian:
             layers.write(layer, _reduced(debian))
+        while process.stdout.read(layers.CHUNK):  # zeros after the tar's end: whoever hangs up on them breaks its pipe
+            pass
     except tarfile.TarError as e:  # it ended early: its exit status and words say more
         broken = e
     finally:
@@ -140,8 +142,9 @@ def _reduced(debian: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, IO[byte
 
 def _listen(stderr: IO[bytes], say: Callable[[str], None], last_words: list[str]) -> None:
     """Pass on the steps that mmdebstrap announces, and remember the rest for an error."""
-    for raw in stderr:
-        line = raw.decode(errors="replace").strip()
-        last_words.append(line)
-        if line.startswith("I: ") and line.endswith("..."):
-            say(f"Debian {SUITE}: {line.removeprefix('I: ')}")
+    with stderr:
+        for raw in stderr:
+            line = raw.decode(errors="replace").strip()
+            last_words.append(line)
+            if line.startswith("I: ") and line.endswith("..."):
+                say(f"Debian {SUITE}: {line.removeprefix('I: ')}")

@@ -11,6 +11,7 @@ from typing import IO, Final
 
 # One fixed instant for every file and for the image itself: when it was built is no part of what it is.
 EPOCH: Final = 1_700_000_000
+CHUNK: Final = 1 << 20
 
 Entry = tuple[tarfile.TarInfo, IO[bytes] | None]
 
@@ -79,7 +80,7 @@ def digest(path: Path) -> str:
 
 def digest_of(content: IO[bytes]) -> str:
     found = hashlib.sha256()
-    while data := content.read(1 << 20):
+    while data := content.read(CHUNK):
         found.update(data)
     return found.hexdigest()
 

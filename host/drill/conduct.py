@@ -68,17 +68,8 @@ def run(
             outcome for engine, enforcement in engines for outcome in _drill(loop, engine, enforcement, plan, progress)
         ]
     finally:
-        _settle(loop)
+        loop.settle(SETTLE_SECONDS)  # the engine's programs that sandboxes started as they went
         loop.close()
-
-
-def _settle(loop: Loop) -> None:
-    """Wait, but not for ever, for the engine's programs that sandboxes started as they went."""
-    late: list[bool] = []
-    timer = loop.call_later(SETTLE_SECONDS, lambda: late.append(True))
-    while loop.children and not late:
-        loop.step()
-    timer.cancel()
 
 
 def _drill(loop: Loop, engine: Engine, enforcement: Enforcement, plan: Plan, progress: Progress) -> list[Outcome]:

@@ -14,13 +14,6 @@ from tests.contract.house import House, open_house
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
-    loop = Loop()
-    yield loop
-    loop.close()
-
-
-@pytest.fixture
 def place() -> Iterator[Path]:
     """A folder that another user can walk through: pytest's own are closed to them, and so is a noexec /tmp."""
     folder = Path(tempfile.mkdtemp(prefix="nanoclaw-contract-", dir="/var/tmp"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import pty
@@ -63,8 +64,10 @@ def running(home: Path, engine: str, *args: str) -> Iterator[subprocess.Popen[by
 def wait_for(condition: Callable[[], Any], seconds: float = SECONDS) -> None:
     """Look until it is so. Used only where what changes is another process's state, which sends no event."""
     end = time.monotonic() + seconds
+    code = inspect.unwrap(condition).__code__
+    line, place = code.co_firstlineno, Path(code.co_filename).name
     while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert time.monotonic() < end, f"it did not happen in time: line {line} of {place}"
         time.sleep(0.02)
 
 

@@ -60,13 +60,6 @@ Tell = Callable[[Village], Story]
 Tamper = Callable[[Launch], Launch]
 
 
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    loop = Loop()
-    yield loop
-    loop.close()
-
-
 @contextlib.contextmanager
 def village(
     name: str, loop: Loop, image: Image, folder: Path, tell: Tell, tamper: Tamper = lambda launch: launch

@@ -124,13 +124,6 @@ class Pair:
         assert self.ended == {group: ["done"] * turns for group in MARKS}
 
 
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    loop = Loop()
-    yield loop
-    loop.close()
-
-
 @contextlib.contextmanager
 def pair(
     name: str, loop: Loop, image: Image, folder: Path, model: RecordingServer, tamper: Tamper | None = None

@@ -182,6 +182,7 @@ Write = Callable[[int], list[str]]
 
 def dropped(place: Town, write: Write) -> None:
     """In the middle of what arrives: some of it is stored, and some is on its way."""
+    online(place)
     before = stored(place)
     write(10)
     wait_for(lambda: stored(place) > before)
@@ -203,6 +204,7 @@ def host_killed(place: Town, write: Write) -> None:
 def in_flight(place: Town, write: Write) -> Iterator[None]:
     """Twenty messages that the program has and the host has not, and twenty that wait at the server."""
     assert place.host is not None
+    online(place)  # a host that stands still starts no program
     place.host.send_signal(signal.SIGSTOP)
     try:
         handed = write(20)
@@ -217,6 +219,11 @@ def in_flight(place: Town, write: Write) -> Iterator[None]:
         place.server.do("set", held=False)
     finally:
         place.host.send_signal(signal.SIGCONT)  # to one that was killed it does nothing
+
+
+def online(place: Town) -> None:
+    """Whatever broke before is over: there is a program, and the server has it."""
+    place.until(lambda: place.server.do("waiting")["online"])
 
 
 def spooled(path: Path) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import select
@@ -83,6 +84,7 @@ class Town:
     def until(self, condition: Callable[[], Any]) -> None:
         """Look until it is so, as long as the host lives."""
 
+        @functools.wraps(condition)
         def seen() -> bool:
             assert self.host is not None
             assert self.host.poll() is None, f"the host ended: {self._stderr.read_text()[-3000:]}"

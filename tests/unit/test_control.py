@@ -31,13 +31,6 @@ EXAMPLES: list[Request] = [
 ]
 
 
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    loop = Loop()
-    yield loop
-    loop.close()
-
-
 def spin(loop: Loop, rounds: int = 20) -> None:
     for _ in range(rounds):
         loop.call_soon(lambda: None)

@@ -59,6 +59,30 @@ def test_debian_is_asked_for_by_suite_and_no_host_is_named() -> None:
     assert not any("://" in argument for argument in argv)
 
 
+def test_a_mmdebstrap_that_pads_its_tar_slowly_is_heard_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tar` pads what it writes, and this one reads how that went."""
+    with tarfile.open(tmp_path / "debian.tar", "w") as tar:
+        member = tarfile.TarInfo("bin")
+        member.type = tarfile.DIRTYPE
+        tar.addfile(member)
+    program = f"""#!{sys.executable}
+import os, sys
+sys.stdout.buffer.write(open({str(tmp_path / "debian.tar")!r}, "rb").read())
+sys.stdout.flush()
+for _ in range(64):  # far more than a pipe holds
+    os.write(1, bytes(65536))
+print("I: done", file=sys.stderr)
+"""
+    (tmp_path / "mmdebstrap").write_text(program)
+    (tmp_path / "mmdebstrap").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with (tmp_path / "layer.tar").open("w+b") as layer:
+        base.build("amd64", layer, lambda text: None)
+        layer.seek(0)
+        with tarfile.open(fileobj=layer) as tar:
+            assert tar.getnames() == ["bin"]
+
+
 def test_wheels_are_chosen_for_the_image_and_never_unhashed() -> None:
     argv = wheels.pip_argv(Path("lock"), Path("lib"), "3.11", "aarch64")
     assert {"--require-hashes", "--only-binary=:all:", "--python-version=3.11", "--abi=cp311"} <= set(argv)

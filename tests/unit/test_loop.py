@@ -6,18 +6,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-
-import pytest
 
 from host.loop import CHUNK, Loop, Pipe
-
-
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    loop = Loop()
-    yield loop
-    loop.close()
 
 
 def run(loop: Loop, seconds: float = 10) -> None:

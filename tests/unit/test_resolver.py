@@ -148,13 +148,6 @@ def test_any_address_is_permitted_or_not(address: Any) -> None:
 # --- look-ups ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    loop = Loop()
-    yield loop
-    loop.close()
-
-
 class Names:
     """A resolver whose answers the test holds back until it lets them go."""
 

@@ -143,7 +143,7 @@ const commands = {
   raw: ({ node }) => session.send(node),
   unlink: () => world.unlink(),
   drop: () => proxy.cut(),
-  waiting: () => ({ ids: [...world.waiting.keys()] }),
+  waiting: () => ({ ids: [...world.waiting.keys()], online: !!session?.loggedIn }),
 }
 
 const lines = createInterface({ input: process.stdin })
