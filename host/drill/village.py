@@ -83,6 +83,8 @@ class Village:
         """Group → all that its terminal was told."""
         self.together: set[frozenset[str]] = set()
         """Which groups were seen to have turns at the same time."""
+        self._errors: dict[str, str] = {}
+        """Group → why its last turn that failed did."""
         self._running: set[str] = set()
         self._answers: dict[str, Event] = {}
         self._house: House | None = None
@@ -156,7 +158,8 @@ class Village:
 
     def report(self, group: str) -> Report:
         if group not in self.reports:
-            raise UserError(f"the turn of {group} told nothing: {self.outcomes.get(group, ['it never ran'])[-1]}")
+            words = (self.outcomes.get(group, ["it never ran"])[-1], self._errors.get(group, ""))
+            raise UserError(f"the turn of {group} told nothing: {' '.join(filter(None, words))}")
         return self.reports[group]
 
     def watch(self, group: str) -> None:
@@ -192,6 +195,8 @@ class Village:
         elif name == "ended":
             self._running.discard(group)
             self.outcomes.setdefault(group, []).append(str(event["outcome"]))
+        elif name == "error":
+            self._errors[group] = str(event["text"])
         elif name == "reply":
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                 self.reports[group] = read_report(str(event["text"]))

@@ -238,10 +238,12 @@ def test_a_neighbours_folder_is_seen(name: str, image: Image, tmp_path: Path) ->
     tmp_path.chmod(0o755)
 
     def shared(launch: Launch) -> Launch:
-        """The sandboxes of `left` get the folder of `right`, at a place that no hello is compared for."""
+        """The sandboxes of `left` get the folder of `right`, once there is one, at a place that no hello is compared
+        for."""
         told = " ".join([*launch.argv, *(os.fsdecode(data).replace("\0", " ") for data in launch.inputs[:1])])
         found = re.search(r"[^ \"=]*/village/data/groups/(?=left\b)", told)
-        return bind(launch, Path(found[0]) / "right", "/srv") if found else launch
+        right = Path(found[0] if found else "", "right")
+        return bind(launch, right, "/srv") if found and right.is_dir() else launch
 
     wanted = ("neighbour-files", "neighbour-memory", "neighbour-inbox", "neighbour-messages", "two-at-once")
     outcomes = drill(name, image, tmp_path / "drill", shared, *wanted)
