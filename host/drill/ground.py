@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from host.drill.shelf import Shelf
 from host.engines.base import Engine, sandbox_user
+from host.engines.bubblewrap import tasks_of
 from host.model import Enforcement, Image, Launch, Mount, Resources, Spec
 from host.pool import identity, own_folder
 
@@ -24,6 +25,7 @@ Edit = Callable[[Launch], Launch]
 KEPT: Final = "as it was\n"
 """What is in a file of the host's that nobody in a sandbox may change."""
 ALPHABET: Final = string.digits + string.ascii_lowercase
+SOME_TASKS: Final = 1024
 SMALL: Final = Resources(
     # Enough for the model's SDK under a bound on address space, and too little for the bomb.
     memory_bytes=640 * 1024 * 1024,
@@ -87,9 +89,13 @@ class Ground:
     def fill(self, command: str) -> str:
         """The command with what was asked of the engine, for those that read it back, and where no group may look."""
         r = self.resources
+        # As root, bubblewrap's are counted by user and not by sandbox, and some come and go. A larger allowance than
+        # needed would hide that there is no bound: a system with little memory gives every user one of its own.
+        by_user = self.engine.name == "bubblewrap" and os.geteuid() == 0
+        elsewhere = tasks_of(sandbox_user()[0]) + SOME_TASKS if by_user else 0
         asked = {
             "asked_memory": r.memory_bytes,
-            "asked_processes": r.processes,
+            "asked_processes": r.processes + elsewhere,
             "asked_percent": round(min(r.cpus, os.cpu_count() or 1) * 100),
             "asked_file": r.file_bytes,
             "asked_tmp": r.tmp_bytes,

@@ -162,8 +162,7 @@ def bounded(what, asked, limit, *files):
 NONE = resource.RLIM_INFINITY
 """
 PROCESSES: Final = python(
-    # Where processes are counted by user and not by sandbox, those that the user runs elsewhere are added.
-    BOUND + "bounded('processes', {asked_processes} + 4096, resource.getrlimit(resource.RLIMIT_NPROC)[1],"
+    BOUND + "bounded('processes', {asked_processes}, resource.getrlimit(resource.RLIMIT_NPROC)[1],"
     " '/sys/fs/cgroup/pids.max', '/sys/fs/cgroup/pids/pids.max')"
 )
 MEMORY: Final = python(
