@@ -26,6 +26,8 @@ KEPT: Final = "as it was\n"
 """What is in a file of the host's that nobody in a sandbox may change."""
 ALPHABET: Final = string.digits + string.ascii_lowercase
 SOME_TASKS: Final = 1024
+TURN_SECONDS: Final = 300
+"""For a slow machine: one turn runs some fifty commands, which took an emulated processor over two minutes."""
 SMALL: Final = Resources(
     # Enough for the model's SDK under a bound on address space, and too little for the bomb.
     memory_bytes=640 * 1024 * 1024,
@@ -132,7 +134,7 @@ class Ground:
             resources=self.resources,
             uid=uid,
             gid=gid,
-            deadline_seconds=120,
+            deadline_seconds=TURN_SECONDS,
         )
         return replace(spec, **changes)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from host.drill import controls, hostile, looks, traps
-from host.drill.ground import SMALL, Ground, Listeners, key_of, made_up
+from host.drill.ground import SMALL, TURN_SECONDS, Ground, Listeners, key_of, made_up
 from host.drill.house import KEY_FILE, TELL, play_house
 from host.drill.probes import LEAVE
 from host.drill.probes.power import HOST
@@ -23,7 +23,7 @@ from host.model import AllowedHost, Connection, Endpoint, Spec
 from host.resolver import Resolver
 from runner.protocol import Limits
 
-SCENE_SECONDS: Final = 150.0
+SCENE_SECONDS: Final = TURN_SECONDS + 30.0
 LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
 SMALL_LIMITS: Final = replace(LIMITS, output_bytes=32 * 1024)
 QUICK_LIMITS: Final = replace(LIMITS, command_seconds=3)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from host.drill.ground import Edited, Ground, key_of
+from host.drill.ground import TURN_SECONDS, Edited, Ground, key_of
 from host.engines.base import Engine
 from host.gate import Gate
 from host.loop import Loop, Timer
@@ -16,7 +16,7 @@ from host.resolver import Resolver
 from host.sandbox import Gone, Sandbox
 from runner.protocol import Bytes, Close, Credit, Done, Entries, Failed, Frame, Limits, Open, Say, Turn
 
-LIMITS: Final = Limits(rounds=200, seconds=120, tokens=50_000_000, command_seconds=20, output_bytes=64 * 1024)
+LIMITS: Final = Limits(rounds=200, seconds=TURN_SECONDS, tokens=50_000_000, command_seconds=20, output_bytes=64 * 1024)
 LOOK: Final = "the host may look now"
 """What the agent says when its host is to look around while the sandbox lives."""
 

@@ -27,7 +27,7 @@ from host.loop import Loop, Timer
 from host.model import AllowedHost, Endpoint, Launch, Spec
 from host.pool import own_folder
 
-STORY_SECONDS: Final = 120.0
+STORY_SECONDS: Final = 300.0
 NAME: Final = "village"
 AT_ONCE: Final = 5
 Texts = dict[str, str]
