@@ -26,6 +26,7 @@ KEPT: Final = "as it was\n"
 """What is in a file of the host's that nobody in a sandbox may change."""
 ALPHABET: Final = string.digits + string.ascii_lowercase
 SOME_TASKS: Final = 1024
+"""Threads that the sandboxes' user may start elsewhere while a scene runs."""
 TURN_SECONDS: Final = 300
 """For a slow machine: one turn runs some fifty commands, which took an emulated processor over two minutes."""
 SMALL: Final = Resources(
