@@ -28,7 +28,7 @@ from host.sandbox import spawn
 PYTHON: Final = "/usr/bin/python3"
 ISOLATED: Final = (PYTHON, "-I", "-S", "-B")
 START_SECONDS: Final = 60.0
-COMMAND_SECONDS: Final = 30.0
+COMMAND_SECONDS: Final = 90.0
 MAX_LINE: Final = 64 * 1024 * 1024
 MAX_STDERR: Final = 64 * 1024
 
