@@ -84,7 +84,7 @@ class Village:
         self.together: set[frozenset[str]] = set()
         """Which groups were seen to have turns at the same time."""
         self._errors: dict[str, str] = {}
-        """Group → why its last turn that failed did."""
+        """Group → why its last turn failed."""
         self._running: set[str] = set()
         self._answers: dict[str, Event] = {}
         self._house: House | None = None
@@ -143,6 +143,7 @@ class Village:
         before = {group: len(self.outcomes.get(group, ())) for group in texts}
         for group, text in texts.items():
             self.reports.pop(group, None)
+            self._errors.pop(group, None)
             self.house.say(group, text)
         yield lambda: all(len(self.outcomes.get(group, ())) > count for group, count in before.items())
 

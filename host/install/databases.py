@@ -1,6 +1,6 @@
 """Copies of the database from before a newer program changed it, and going back to one.
 
-`data/backup/of-XXXXXXXXXXXXXXXX.db` is the copy that was made when the program with that digest was about to be
+`data/backup/of-DIGEST.db` is the copy that was made when the program with that digest was about to be
 replaced. The newer program makes another, beside the database, in the instant before it changes the schema
 (`host.migrations`): that one holds what arrived in between. To go back, the fuller of those that the older program can
 read is taken.

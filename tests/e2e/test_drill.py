@@ -23,7 +23,7 @@ from host.model import Image, Launch, Resources
 from host.pool import identity
 from host.store import tasks
 from tests.conftest import require_engine
-from tests.e2e.cli import ROOT, nanoclaw
+from tests.e2e.cli import ROOT, SOURCE, nanoclaw
 
 ENGINES = ("docker", "bubblewrap")
 WHOLE = (*ENGINES, "podman")
@@ -231,6 +231,14 @@ def test_an_allowlist_that_nobody_asks_is_found_out(
     wanted = {probe.id for probe in PROBES if probe.scene == "shelf"}
     outcomes = drill(VILLAGE, image, tmp_path / "drill", untampered, *wanted)
     assert {name for name, outcome in outcomes.items() if outcome.status == NOT_HELD} == wanted - kept
+
+
+def test_no_bound_on_processes_is_seen_where_the_system_has_one_for_every_user(image: Image, home: Path) -> None:
+    """As with 1 GB of memory: the control is a sandbox with no other bound than that."""
+    require_engine("bubblewrap")
+    small = ("prlimit", "--nproc=3000:3000", *SOURCE)
+    done = nanoclaw(home, "bubblewrap", "drill", "--only", "processes-bounded", "--json", program=small)
+    assert [outcome["status"] for outcome in json.loads(done.stdout)["outcomes"]] == [HELD], done.stdout
 
 
 @pytest.mark.parametrize("name", ENGINES)

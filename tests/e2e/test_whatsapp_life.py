@@ -223,7 +223,7 @@ def in_flight(place: Town, write: Write) -> Iterator[None]:
 
 def online(place: Town) -> None:
     """Whatever broke before is over: there is a program, and the server has it."""
-    place.until(lambda: place.server.do("waiting")["online"])
+    place.until(lambda: place.server.do("session")["online"])
 
 
 def spooled(path: Path) -> set[str]:

@@ -143,7 +143,8 @@ const commands = {
   raw: ({ node }) => session.send(node),
   unlink: () => world.unlink(),
   drop: () => proxy.cut(),
-  waiting: () => ({ ids: [...world.waiting.keys()], online: !!session?.loggedIn }),
+  waiting: () => ({ ids: [...world.waiting.keys()] }),
+  session: () => ({ online: !!session?.loggedIn }),
 }
 
 const lines = createInterface({ input: process.stdin })
