@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from host.cli.options import Commands, Parser, commands_of, is_named
+from host.cli.options_parser import Commands, Parser, commands_of, is_named
 
 WHATSAPP: Final = """\
 WhatsApp as a channel: your account, with this machine as one of its linked devices. Messages of a chat are read only

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from host.cli.options import Parser, commands_of
+from host.cli.options_parser import Parser, commands_of
 
 ADD: Final = """\
 Register a chat as a group. From then on the assistant sees what is written there, and answers when it is called.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from host.cli.options import Commands, Parser, commands_of, is_named
+from host.cli.options_parser import Commands, Parser, commands_of, is_named
 
 SETUP: Final = """\
 Walk through the first set-up: the engine, the key or a model server of your own, the assistant's name, a first reply

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from host.cli.options import Parser, commands_of
+from host.cli.options_parser import Parser, commands_of
 
 ADD: Final = """\
 Make a task. Exactly one of --cron, --every and --at says when; times are in the group's time zone."""

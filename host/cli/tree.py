@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from host.cli.options import Parser, parser
+from host.cli.options import parser
+from host.cli.options_parser import Parser
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from host.cli import completions, manual
-from host.cli.options import COMMANDS, Parser, parser
+from host.cli.options import COMMANDS, parser
+from host.cli.options_parser import Parser
 from host.cli.tree import Command, tree
 from host.config import ENGINES
 from host.install.extras import MARK
